@@ -12,7 +12,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use medseg::nn::arch::{EncoderKind, Stage, UnetSpec};
 use medseg::nn::weights::{Tensor, Weights};
-use medseg::nn::{Isa, Network};
+use medseg::nn::{Compute, Isa, Network, Precision};
 use serde_json::Value;
 
 fn triple(value: &Value) -> [usize; 3] {
@@ -78,7 +78,9 @@ fn main() -> Result<()> {
     let isa = flag("--isa").map_or(Ok(Isa::detect()), Isa::from_name)?;
     let weights = weights(&args[1])?;
     let start = Instant::now();
-    let network = Network::with_isa(&spec(&json), &weights, isa)?;
+    let precision = Precision::Fp32;
+    let compute = Compute { isa, precision };
+    let network = Network::with_compute(&spec(&json), &weights, compute)?;
     eprintln!("packing: {:.0} ms", start.elapsed().as_secs_f64() * 1e3);
     let patch: Vec<usize> = args[2]
         .split(',')

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use medseg::nn::arch::{EncoderKind, Stage, UnetSpec};
 use medseg::nn::weights::{Tensor, Weights};
-use medseg::nn::{Error, Isa, Network};
+use medseg::nn::{Compute, Error, Isa, Network};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -71,11 +71,6 @@ fn load(name: &str) -> Fixture {
     }
 }
 
-fn sets() -> Vec<Isa> {
-    let all = [Isa::Scalar, Isa::Avx2, Isa::Avx512];
-    all.into_iter().filter(|isa| isa.is_available()).collect()
-}
-
 /// `data` `[channels][z][y][x]` mirrored along the axes `flip`.
 fn mirrored(data: &[f32], patch: [usize; 3], flip: [bool; 3]) -> Vec<f32> {
     let [depth, height, width] = patch;
@@ -101,8 +96,12 @@ fn logits_agree_with_pytorch_on_every_instruction_set() {
     for name in FIXTURES {
         let case = load(name);
         let largest = case.logits.iter().fold(0f32, |most, v| most.max(v.abs()));
-        for isa in sets() {
-            let network = Network::with_isa(&case.spec, &case.weights, isa).unwrap();
+        for isa in Isa::available() {
+            let compute = Compute {
+                isa,
+                ..Compute::default()
+            };
+            let network = Network::with_compute(&case.spec, &case.weights, compute).unwrap();
             let mut executor = network.executor(case.patch).unwrap();
             let mut output = vec![f32::NAN; case.logits.len()];
             // The second run finds the arena full of the first one's leftovers.

@@ -59,8 +59,13 @@ pub enum Error {
         bytes: usize,
     },
     /// This machine lacks an instruction set that was asked for.
-    #[error("instruction set {0} is not available on this machine")]
-    IsaUnavailable(&'static str),
+    #[error("instruction set {name} is not available on this machine: it has {present}")]
+    IsaUnavailable {
+        /// The set asked for.
+        name: &'static str,
+        /// The sets there are, with commas between.
+        present: String,
+    },
     /// An instruction set name nobody knows.
     #[error("unknown instruction set {0:?}: expected scalar, avx2 or avx512")]
     IsaName(String),

@@ -16,15 +16,18 @@ pub enum Isa {
 }
 
 impl Isa {
+    /// All sets, the portable one first.
+    pub const ALL: [Self; 3] = [Self::Scalar, Self::Avx2, Self::Avx512];
+
+    /// The sets of this machine, the portable one first.
+    pub fn available() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|isa| isa.is_available())
+    }
+
     /// The best set of this machine, found out once per process.
     pub fn detect() -> Self {
         static BEST: OnceLock<Isa> = OnceLock::new();
-        *BEST.get_or_init(|| {
-            [Self::Avx512, Self::Avx2]
-                .into_iter()
-                .find(|isa| isa.is_available())
-                .unwrap_or(Self::Scalar)
-        })
+        *BEST.get_or_init(|| Self::available().last().unwrap_or(Self::Scalar))
     }
 
     /// The set called `name` (`scalar`, `avx2` or `avx512`), as a user forces it.
@@ -33,7 +36,7 @@ impl Isa {
     ///
     /// The name is unknown, or the machine lacks the set.
     pub fn from_name(name: &str) -> Result<Self, Error> {
-        let isa = [Self::Scalar, Self::Avx2, Self::Avx512]
+        let isa = Self::ALL
             .into_iter()
             .find(|isa| isa.name() == name)
             .ok_or_else(|| Error::IsaName(name.to_owned()))?;
@@ -72,7 +75,11 @@ impl Isa {
         if self.is_available() {
             Ok(self)
         } else {
-            Err(Error::IsaUnavailable(self.name()))
+            let present: Vec<&str> = Self::available().map(Self::name).collect();
+            Err(Error::IsaUnavailable {
+                name: self.name(),
+                present: present.join(", "),
+            })
         }
     }
 }
@@ -86,5 +93,18 @@ mod tests {
         assert_eq!(Isa::from_name("scalar").unwrap(), Isa::Scalar);
         assert_eq!(Isa::from_name(Isa::detect().name()).unwrap(), Isa::detect());
         assert!(matches!(Isa::from_name("AVX"), Err(Error::IsaName(_))));
+    }
+
+    #[test]
+    fn a_set_that_is_missing_is_refused_with_those_that_are_there() {
+        for isa in Isa::ALL {
+            match Isa::from_name(isa.name()) {
+                Ok(found) => assert!(found == isa && isa.is_available()),
+                Err(error) => {
+                    assert!(!isa.is_available());
+                    assert!(error.to_string().contains("it has scalar"), "{error}");
+                }
+            }
+        }
     }
 }

@@ -213,16 +213,9 @@ pub(crate) fn store_biased(
 mod tests {
     use super::*;
 
-    fn sets() -> Vec<Isa> {
-        [Isa::Scalar, Isa::Avx2, Isa::Avx512]
-            .into_iter()
-            .filter(|isa| isa.is_available())
-            .collect()
-    }
-
     #[test]
     fn staging_scales_shifts_and_bends() {
-        for isa in sets() {
+        for isa in Isa::available() {
             for block in [8, 16] {
                 let source: Vec<f32> = (0..3 * block).map(|i| i as f32 - 10.0).collect();
                 let (scale, shift) = (vec![2.0; block], vec![1.0; block]);
@@ -243,7 +236,7 @@ mod tests {
 
     #[test]
     fn sums_are_exact_for_integers() {
-        for isa in sets() {
+        for isa in Isa::available() {
             for block in [8, 16] {
                 let width = 2 * block;
                 let tile: Vec<f32> = (0..3 * width).map(|i| i as f32).collect();

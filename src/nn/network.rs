@@ -6,19 +6,18 @@ use super::graph::{Finish, Graph, build};
 use super::ops::{self, Input, ScratchPool, Target};
 use super::plan::Plan;
 use super::weights::Weights;
-use super::{Error, Isa};
+use super::{Compute, Error};
 
 /// A U-Net with its weights packed for one instruction set. Immutable; share it between threads.
 pub struct Network {
     spec: UnetSpec,
-    isa: Isa,
+    compute: Compute,
     graph: Graph,
 }
 
 impl Network {
     /// Checks every tensor of `spec` in `weights` by name and shape (dynamic_network_architectures 0.4.4
-    /// `PlainConvUNet`, canonical `.conv.`/`.norm.` names) and packs them for the best instruction set of
-    /// this machine. Tensors the architecture does not name, such as deep-supervision heads, are ignored.
+    /// `PlainConvUNet`, canonical `.conv.`/`.norm.` names) and packs them for [`Compute::default`]. Tensors the architecture does not name, such as deep-supervision heads, are ignored.
     ///
     /// Memory: about as many bytes as the weights; time: one pass over them.
     ///
@@ -27,20 +26,24 @@ impl Network {
     /// A tensor is missing or has another shape; the architecture is outside what the engine runs
     /// (odd kernels up to 7, strides 1 or 2, at least two stages, full resolution in the first); memory.
     pub fn new(spec: &UnetSpec, weights: &Weights) -> Result<Self, Error> {
-        Self::with_isa(spec, weights, Isa::detect())
+        Self::with_compute(spec, weights, Compute::default())
     }
 
-    /// Like [`Network::new`], for a given instruction set.
+    /// Like [`Network::new`], for a given instruction set and precision.
     ///
     /// # Errors
     ///
-    /// As [`Network::new`], and if this machine lacks `isa`.
-    pub fn with_isa(spec: &UnetSpec, weights: &Weights, isa: Isa) -> Result<Self, Error> {
-        let isa = isa.require()?;
+    /// As [`Network::new`], and if this machine lacks the instruction set.
+    pub fn with_compute(
+        spec: &UnetSpec,
+        weights: &Weights,
+        compute: Compute,
+    ) -> Result<Self, Error> {
+        compute.isa.require()?;
         Ok(Self {
-            graph: build(spec, weights, isa)?,
+            graph: build(spec, weights, compute.isa)?,
             spec: spec.clone(),
-            isa,
+            compute,
         })
     }
 
@@ -54,9 +57,9 @@ impl Network {
         self.spec.out_channels
     }
 
-    /// The instruction set the weights are packed for.
-    pub fn isa(&self) -> Isa {
-        self.isa
+    /// The arithmetic the weights are packed for.
+    pub fn compute(&self) -> Compute {
+        self.compute
     }
 
     /// Bytes of packed weights.
@@ -272,7 +275,7 @@ impl Executor<'_> {
                 add,
             },
         };
-        let isa = self.network.isa;
+        let isa = self.network.compute.isa;
         ops::run(isa, op, &plan.ops[index], &inputs, target, &self.scratch)
     }
 

@@ -20,7 +20,7 @@ use super::sliding_window::{PatchPredictor, SlidingWindow};
 use super::window_grid::WindowGrid;
 use crate::geometry::orientation::Turn;
 use crate::geometry::resample::ResampleOptions;
-use crate::nn::{Executor, Network};
+use crate::nn::{Compute, Executor, Network};
 use crate::progress::Progress;
 use crate::volume::{Grid, LabelMap, Volume};
 use half::f16;
@@ -46,6 +46,8 @@ pub struct PredictOptions {
     pub mirroring: bool,
     /// Number type of sums and logits.
     pub accumulate: Accumulate,
+    /// Instruction set and precision of the network.
+    pub compute: Compute,
     /// Whether to keep probabilities: `4 * classes` bytes per voxel of the image.
     pub probabilities: bool,
     /// Memory that a case may take, in bytes; above it, [`PredictError::OverLimit`] before work starts.
@@ -58,6 +60,7 @@ impl Default for PredictOptions {
             step: 0.5,
             mirroring: true,
             accumulate: Accumulate::Half,
+            compute: Compute::default(),
             probabilities: false,
             limit_bytes: u64::MAX,
         }
@@ -100,9 +103,10 @@ impl Predictor {
         let configuration = &model.configuration;
         let networks = (0..model.folds().len())
             .map(|position| {
-                Ok(Network::new(
+                Ok(Network::with_compute(
                     &model.network,
                     &model.fold_weights(position)?,
+                    options.compute,
                 )?)
             })
             .collect::<Result<_, PredictError>>()?;

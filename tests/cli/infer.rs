@@ -4,6 +4,7 @@ use super::{
     bytes, code, folder, names, one_channel_model, refuse, run, stderr, stdout, succeed,
     two_channel_model,
 };
+use medseg::nn::Isa;
 use serde_json::Value;
 use std::path::Path;
 
@@ -95,6 +96,50 @@ fn results_are_the_same_for_every_number_of_threads() {
         assert_eq!(named("1"), named("2"), "{name}");
         assert_eq!(named("1"), named("4"), "{name}");
     }
+}
+
+#[test]
+fn every_instruction_set_of_the_machine_finds_the_same_labels() {
+    let here = folder();
+    succeed(
+        here.path(),
+        "phantom -o ct.nii --size 40,40,30 --spacing 6,6,6",
+    );
+    let mut predicted = Vec::new();
+    for isa in Isa::available().map(Isa::name) {
+        let output = super::medseg(here.path())
+            .args(["infer", "-i", "ct.nii", "-o", &format!("{isa}.nii")])
+            .args(["--report", "r.json", "--no-mirroring", "--step", "1"])
+            .env("MEDSEG_ISA", isa)
+            .output()
+            .unwrap();
+        assert_eq!(code(&output), 0, "{isa}: {}", stderr(&output));
+        assert_eq!(report(&here.path().join("r.json"))["settings"]["isa"], isa);
+        predicted.push(bytes(here.path().join(format!("{isa}.nii"))));
+    }
+    let best = predicted.last().unwrap();
+    assert!(best[352..].iter().any(|&byte| byte != 0));
+    for other in &predicted {
+        let differing = best.iter().zip(other).filter(|(a, b)| a != b).count();
+        // Rounding decides where two labels tie.
+        assert!(differing <= 5, "{differing} bytes differ");
+    }
+}
+
+#[test]
+fn an_instruction_set_nobody_has_is_refused_before_work() {
+    let here = folder();
+    succeed(here.path(), "phantom -o ct.nii --size 20,20,16");
+    let output = run(here.path(), "infer -i ct.nii -o out.nii --isa mmx");
+    assert_eq!(code(&output), 2);
+    assert!(
+        stderr(&output).contains("scalar, avx2 or avx512"),
+        "{}",
+        stderr(&output)
+    );
+    let output = run(here.path(), "infer -i ct.nii -o out.nii --precision fp8");
+    assert_eq!(code(&output), 2);
+    assert_eq!(names(here.path()), ["ct.nii"]);
 }
 
 #[test]

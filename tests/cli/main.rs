@@ -15,6 +15,7 @@ fn medseg(folder: &Path) -> Command {
         .current_dir(folder)
         .env("MEDSEG_NO_PROGRESS", "1")
         .env_remove("MEDSEG_THREADS")
+        .env_remove("MEDSEG_ISA")
         .env_remove("MEDSEG_MEMORY_LIMIT");
     command
 }

@@ -2,7 +2,10 @@
 
 use crate::outcome::Usage;
 use clap::Args;
+use clap::ValueEnum;
+use clap::builder::PossibleValue;
 use medseg::io::{Overwrite, display_name};
+use medseg::nn::{Compute, Isa, Precision};
 use std::path::{Path, PathBuf};
 
 /// Flags that every command takes.
@@ -66,6 +69,56 @@ pub struct Report {
     /// Write what this run was made from: versions, inputs with SHA-256, timings, peak memory (JSON)
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
+}
+
+/// What a network computes with.
+#[derive(Args, Debug, Clone)]
+pub struct Arithmetic {
+    /// Arithmetic of the network
+    #[arg(long, value_enum, default_value_t = PrecisionFlag(Precision::Fp32))]
+    pub precision: PrecisionFlag,
+    /// Instruction set of the network: scalar, avx2 or avx512 [default: the best of this machine]
+    #[arg(long, value_name = "NAME", env = "MEDSEG_ISA", hide_env_values = true)]
+    pub isa: Option<String>,
+}
+
+impl Arithmetic {
+    /// The arithmetic asked for.
+    ///
+    /// # Errors
+    /// [`Usage`] for a name that is no instruction set; an error for one that this machine lacks.
+    pub fn compute(&self) -> anyhow::Result<Compute> {
+        let named = self.isa.as_deref().filter(|name| !name.is_empty());
+        let isa = match named.map(Isa::from_name) {
+            None => Isa::detect(),
+            Some(Ok(isa)) => isa,
+            Some(Err(error @ medseg::nn::Error::IsaName(_))) => {
+                return Err(Usage(error.to_string()).into());
+            }
+            Some(Err(error)) => return Err(error.into()),
+        };
+        Ok(Compute {
+            isa,
+            precision: self.precision.0,
+        })
+    }
+}
+
+/// `--precision`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PrecisionFlag(pub Precision);
+
+impl ValueEnum for PrecisionFlag {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self(Precision::Fp32)]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(
+            PossibleValue::new(self.0.name())
+                .help("single precision, errors as small as PyTorch's"),
+        )
+    }
 }
 
 /// Checks that a volume goes to `-` or to a name whose ending says what it is.

@@ -7,10 +7,11 @@ mod case;
 mod plan;
 
 use crate::context::Context;
-use crate::flags::{Existing, Report};
+use crate::flags::{Arithmetic, Existing, Report};
 use crate::model;
 use crate::outcome::{Outcome, Usage, one_line};
 use clap::ValueEnum;
+use medseg::nn::Compute;
 use medseg::nnunet::model::{Fold, Model, ModelOptions};
 use medseg::nnunet::predict::{Accumulate, PredictOptions, Predictor};
 use medseg::provenance::{CaseRecord, Status};
@@ -70,9 +71,8 @@ pub struct Args {
     /// Where the network runs
     #[arg(long, value_enum, default_value_t = DeviceFlag::Cpu)]
     device: DeviceFlag,
-    /// Arithmetic of the network
-    #[arg(long, value_enum, default_value_t = PrecisionFlag::Fp32)]
-    precision: PrecisionFlag,
+    #[command(flatten)]
+    arithmetic: Arithmetic,
     /// Say which case goes where and what memory it needs, and stop
     #[arg(long)]
     dry_run: bool,
@@ -100,15 +100,8 @@ enum DeviceFlag {
     Cpu,
 }
 
-/// `--precision`.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum PrecisionFlag {
-    /// Single precision, errors as small as PyTorch's
-    Fp32,
-}
-
 impl Args {
-    fn predict_options(&self, limit_bytes: u64) -> PredictOptions {
+    fn predict_options(&self, compute: Compute, limit_bytes: u64) -> PredictOptions {
         PredictOptions {
             step: self.step,
             mirroring: !self.no_mirroring,
@@ -116,6 +109,7 @@ impl Args {
                 AccumulateFlag::Half => Accumulate::Half,
                 AccumulateFlag::Float => Accumulate::Float,
             },
+            compute,
             probabilities: self.probabilities,
             limit_bytes,
         }
@@ -130,7 +124,7 @@ impl Args {
     }
 
     /// What decides the result, for the run report.
-    fn settings(&self) -> Map<String, Value> {
+    fn settings(&self, compute: Compute) -> Map<String, Value> {
         let settings = json!({
             "step": self.step,
             "mirroring": !self.no_mirroring,
@@ -139,7 +133,8 @@ impl Args {
                 AccumulateFlag::Float => "f32",
             },
             "device": format!("{:?}", self.device).to_lowercase(),
-            "precision": format!("{:?}", self.precision).to_lowercase(),
+            "precision": compute.precision.name(),
+            "isa": compute.isa.name(),
         });
         match settings {
             Value::Object(settings) => settings,
@@ -154,9 +149,13 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
     if inputs.is_empty() {
         return Err(Usage("no input: name an image, a folder or - with --input".to_owned()).into());
     }
+    let compute = args.arithmetic.compute()?;
     let model = load_model(args, cx)?;
     let plan = plan::Plan::new(&inputs, args, &model)?;
-    let predictor = Predictor::new(&model, args.predict_options(cx.limits.memory_bytes))?;
+    let predictor = Predictor::new(
+        &model,
+        args.predict_options(compute, cx.limits.memory_bytes),
+    )?;
     if let Some(stage) = predictor.previous_stage() {
         anyhow::bail!(
             "{}: is the second stage of a cascade and needs the label maps of {stage}, which infer does not take yet",
@@ -170,7 +169,7 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
     plan.create_folder()?;
     let mut report = cx.run_report();
     report.model = Some(serde_json::to_value(model.describe())?);
-    report.settings = args.settings();
+    report.settings = args.settings(compute);
     let mut statistics = Map::new();
     let total = plan.steps.len();
     for (position, step) in plan.steps.iter().enumerate() {

@@ -40,11 +40,6 @@ fn block_for(channels: usize) -> usize {
     if channels <= 8 { 8 } else { 16 }
 }
 
-fn sets() -> Vec<Isa> {
-    let all = [Isa::Scalar, Isa::Avx2, Isa::Avx512];
-    all.into_iter().filter(|isa| isa.is_available()).collect()
-}
-
 /// `[block][voxel][channel]` from `[channel][voxel]`.
 fn blocked(planar: &[f32], voxels: usize, block: usize) -> Vec<f32> {
     let channels = planar.len() / voxels;
@@ -274,7 +269,7 @@ fn convolutions_of_every_shape_agree_with_plain_loops() {
     ];
     for case in &cases {
         let output = output_grid(case.grid, case.stride);
-        for isa in sets() {
+        for isa in Isa::available() {
             for extent in [
                 [1, 1],
                 [2, 3],
@@ -296,7 +291,7 @@ fn images_of_few_and_many_channels_are_read_without_padding_channels() {
             for outputs in [7, 12, 32] {
                 let mut case = case(kernel, stride, [3, 5, 19], &[channels], outputs);
                 case.image = true;
-                for isa in sets() {
+                for isa in Isa::available() {
                     check(&case, isa, [2, 2], 1);
                     check(&case, isa, [3, output_grid(case.grid, stride)[1]], 1);
                 }
@@ -323,7 +318,7 @@ fn winograd_agrees_with_plain_loops_at_odd_sizes_and_partial_boxes() {
         } else {
             case.grid[0].next_multiple_of(2)
         };
-        for isa in sets() {
+        for isa in Isa::available() {
             for extent in [[planes, rows], [planes, 2], [planes.min(2), 4.min(rows)]] {
                 let units = Kernel::widths(isa, case.outputs, 16).len();
                 check_algorithm(case, isa, extent, 1, true);
@@ -336,7 +331,7 @@ fn winograd_agrees_with_plain_loops_at_odd_sizes_and_partial_boxes() {
 #[test]
 fn splits_of_output_channels_change_nothing() {
     let case = case([3, 3, 3], [1, 1, 1], [2, 3, 4], &[16], 112);
-    for isa in sets() {
+    for isa in Isa::available() {
         for splits in [1, 2, 3, 4] {
             check(&case, isa, [1, 3], splits);
         }

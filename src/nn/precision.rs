@@ -1,0 +1,40 @@
+//! How exactly a network computes, and on what.
+
+use super::Isa;
+
+/// How numbers are stored and multiplied between the image and the logits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Precision {
+    /// Single precision with errors as small as PyTorch's own.
+    #[default]
+    Fp32,
+}
+
+impl Precision {
+    /// Its name on the command line and in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fp32 => "fp32",
+        }
+    }
+}
+
+/// The arithmetic of a network: what decides its numbers besides weights and image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compute {
+    /// Instruction set.
+    pub isa: Isa,
+    /// Precision.
+    pub precision: Precision,
+}
+
+impl Default for Compute {
+    /// The best instruction set of this machine in single precision.
+    fn default() -> Self {
+        Self {
+            isa: Isa::detect(),
+            precision: Precision::default(),
+        }
+    }
+}
