@@ -8,7 +8,7 @@
 //! | [`volume`] | voxels on a grid with a RAS+ affine, label maps, label tables | nothing |
 //! | [`progress`] | how a long computation reports and is interrupted | nothing |
 //! | [`geometry`] | orientation, boxes, resampling, distance transform | `volume` |
-//! | [`io`] | NIfTI, atomic files, memory limits, label tables, batches | `volume`, `geometry` |
+//! | [`io`] | NIfTI, NRRD, MetaImage, atomic files, memory limits, label tables, batches | `volume`, `geometry` |
 //! | [`metrics`] | overlap and surface distances of label maps | `geometry`, `volume` |
 //! | [`mesh`] | smooth closed surfaces of label maps, OBJ, STL, PLY, GLB | `topology`, `geometry`, `volume`, `progress` |
 //! | [`topology`] | components, hole filling, skeletons, bridges over gaps | `geometry`, `volume` |

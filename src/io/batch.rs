@@ -1,7 +1,7 @@
 //! From what stands after `-i` and `-o` to cases with their files and outputs.
 //!
 //! An input is a file, a list of channel files with commas between (`t1.nii.gz,t2.nii.gz`: one
-//! case), a folder, or `-`. In a folder every NIfTI file is a case; for a model with several
+//! case), a folder, or `-`. In a folder every volume file is a case; for a model with several
 //! channels the files are grouped by nnU-Net's names (`<case>_0000.nii.gz`, `<case>_0001.nii.gz`, …)
 //! and every case must be complete.
 //!
@@ -18,7 +18,19 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 /// Endings of files that are taken from a folder, in the order in which they are tried.
-const ENDINGS: [&str; 6] = [".nii.gz", ".nii", ".hdr.gz", ".hdr", ".img.gz", ".img"];
+const ENDINGS: [&str; 11] = [
+    ".nii.gz",
+    ".nii",
+    ".hdr.gz",
+    ".hdr",
+    ".img.gz",
+    ".img",
+    ".seg.nrrd",
+    ".nrrd",
+    ".nhdr",
+    ".mha",
+    ".mhd",
+];
 
 /// One case: the files of its channels, in channel order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +63,7 @@ pub struct Cases {
 /// `None` where every file is a case under its whole name (label maps).
 ///
 /// # Errors
-/// [`Error::Parameter`] naming the input that does not exist, the folder without NIfTI files, or the
+/// [`Error::Parameter`] naming the input that does not exist, the folder without volumes, or the
 /// case with a missing or surplus channel; [`Error::Environment`] for an unreadable folder.
 pub fn find_cases(inputs: &[PathBuf], channels: Option<usize>) -> Result<Cases> {
     let mut cases = Vec::new();
@@ -127,14 +139,14 @@ impl Cases {
     }
 }
 
-/// File name without its NIfTI ending, whatever its case; the whole name where it has none.
+/// File name without the ending of its format, whatever its case; the whole name where it has none.
 pub fn case_name(path: &Path) -> OsString {
     let name = path.file_name().unwrap_or_default().as_bytes();
     let stem = split_ending(name).map_or(name, |(stem, _)| stem);
     OsString::from_vec(stem.to_vec())
 }
 
-/// Stem and ending of a NIfTI name; `None` for other names and for a bare ending.
+/// Stem and ending of a volume's name; `None` for other names and for a bare ending.
 fn split_ending(name: &[u8]) -> Option<(&[u8], &'static str)> {
     ENDINGS.into_iter().find_map(|ending| {
         let (stem, tail) = name.split_at_checked(name.len().checked_sub(ending.len())?)?;
@@ -197,10 +209,10 @@ fn single_case(input: &Path, channels: Option<usize>) -> Result<Case> {
 }
 
 fn cases_in_folder(folder: &Path, channels: Option<usize>) -> Result<Vec<Case>> {
-    let files = nifti_files(folder)?;
+    let files = volume_files(folder)?;
     if files.is_empty() {
         return Err(Error::Parameter(format!(
-            "folder {}: holds no .nii, .nii.gz or .hdr files",
+            "folder {}: holds no volume (.nii, .nii.gz, .hdr, .nrrd, .nhdr, .mha, .mhd)",
             display_name(folder)
         )));
     }
@@ -272,9 +284,9 @@ fn complete_case(id: OsString, group: BTreeMap<usize, PathBuf>, expected: usize)
     })
 }
 
-/// The NIfTI files of a folder by their endings, hidden ones left out, of each pair the header only,
+/// The volumes of a folder by their endings, hidden ones left out, of each pair the header only,
 /// in byte order.
-fn nifti_files(folder: &Path) -> Result<Vec<PathBuf>> {
+fn volume_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let cannot = |source| Error::environment("read folder", display_name(folder), source);
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(cannot)? {

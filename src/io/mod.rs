@@ -1,4 +1,4 @@
-//! Files in and out: NIfTI, atomic writing, memory limits, label tables, batches.
+//! Files in and out: NIfTI, NRRD, MetaImage, atomic writing, memory limits, label tables, batches.
 //!
 //! Four rules hold for everything in here:
 //!
@@ -14,11 +14,15 @@
 
 pub mod atomic;
 pub mod batch;
+mod declared;
 mod error;
 pub mod labels;
 pub mod limits;
+mod metaimage;
 pub mod nifti;
+mod nrrd;
 mod output;
+mod stream;
 
 pub use atomic::Overwrite;
 pub use error::{Error, Result, display_name};

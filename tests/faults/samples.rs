@@ -1,7 +1,9 @@
 //! Sound files to damage, and a seeded source of damage.
 
-use flate2::write::GzEncoder;
-use medseg::io::nifti::{Compression, Datatype, Extension, Geometry, Layout, SliceWriter, Version};
+use flate2::write::{GzEncoder, ZlibEncoder};
+use medseg::io::nifti::{
+    Compression, Datatype, Extension, Format, Geometry, Layout, SliceWriter, Version,
+};
 use medseg::volume::Grid;
 use std::io::Write;
 
@@ -41,16 +43,26 @@ impl Random {
     }
 }
 
-/// An int16 volume of 16 x 12 x 10 voxels, uncompressed.
+/// An int16 volume of 16 x 12 x 10 voxels, uncompressed NIfTI.
 pub fn plain(version: Version, extensions: Vec<Extension>) -> Vec<u8> {
+    volume(version, extensions, Format::Nifti, Compression::None)
+}
+
+fn volume(
+    version: Version,
+    extensions: Vec<Extension>,
+    format: Format,
+    compression: Compression,
+) -> Vec<u8> {
     let grid = Grid::with_spacing([10, 12, 16], [2.5, 0.8, 0.7]);
     let mut geometry = Geometry::from_grid(&grid);
     geometry.version = version;
     let layout = Layout {
         extensions,
+        format,
         ..Layout::new(grid.shape, Datatype::I16, geometry)
     };
-    let mut writer = SliceWriter::new(Vec::new(), "x", &layout, Compression::None).unwrap();
+    let mut writer = SliceWriter::new(Vec::new(), "x", &layout, compression).unwrap();
     let mut random = Random::new(5);
     let voxels: Vec<i16> = (0..grid.voxel_count())
         .map(|index| (index % 900) as i16 - 400 + random.below(64) as i16)
@@ -77,7 +89,13 @@ pub fn all() -> Vec<(&'static str, Vec<u8>)> {
     let extended = plain(Version::One, extensions);
     let mut members = gzip(&one[..1000]);
     members.extend(gzip(&one[1000..]));
+    let other = |format, compression| volume(Version::One, Vec::new(), format, compression);
+    let nrrd = other(Format::Nrrd, Compression::None);
     vec![
+        ("packed.nrrd", other(Format::Nrrd, Compression::IMAGES)),
+        ("plain.nrrd", nrrd),
+        ("plain.mha", other(Format::MetaImage, Compression::None)),
+        ("zlib.mha", zlib_metaimage()),
         ("one.nii.gz", gzip(&one)),
         ("two.nii.gz", gzip(&two)),
         ("members.nii.gz", members),
@@ -85,4 +103,20 @@ pub fn all() -> Vec<(&'static str, Vec<u8>)> {
         ("two.nii", two),
         ("extended.nii", extended),
     ]
+}
+
+/// As ITK writes a compressed MetaImage.
+fn zlib_metaimage() -> Vec<u8> {
+    let mut encoder = ZlibEncoder::new(Vec::new(), flate2::Compression::new(6));
+    let voxels: Vec<u8> = (0..2 * 16 * 12 * 10_u32).map(|n| (n % 251) as u8).collect();
+    encoder.write_all(&voxels).unwrap();
+    let packed = encoder.finish().unwrap();
+    let head = format!(
+        "ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\n\
+         CompressedData = True\nCompressedDataSize = {}\nTransformMatrix = 1 0 0 0 1 0 0 0 1\n\
+         Offset = 1 2 3\nElementSpacing = 0.7 0.8 2.5\nDimSize = 16 12 10\n\
+         ElementType = MET_SHORT\nElementDataFile = LOCAL\n",
+        packed.len()
+    );
+    [head.into_bytes(), packed].concat()
 }

@@ -3,7 +3,7 @@
 use crate::child::{command, label_map};
 use crate::samples::Random;
 use medseg::io::atomic::{self, AtomicFile};
-use medseg::io::nifti::{Compression, Datatype, Geometry, Layout, Reader, SliceWriter};
+use medseg::io::nifti::{Compression, Datatype, Format, Geometry, Layout, Reader, SliceWriter};
 use medseg::io::nifti::{read_f32, read_label_map, save_label_map, write_label_map};
 use medseg::io::{Limits, Overwrite};
 use medseg::volume::{Grid, LabelTable};
@@ -207,7 +207,15 @@ fn f16_a_closed_pipe_is_told_from_a_full_device() {
     drop(writer);
     let name = file.shown_name().to_owned();
     let compression = Compression::None;
-    let broken = write_label_map(&mut file, &name, &map, &geometry, Vec::new(), compression);
+    let broken = write_label_map(
+        &mut file,
+        &name,
+        &map,
+        &geometry,
+        Vec::new(),
+        Format::Nifti,
+        compression,
+    );
     closer.join().unwrap();
     assert!(broken.unwrap_err().is_broken_pipe());
 }

@@ -1,4 +1,4 @@
-//! `medseg convert`: volumes between NIfTI forms and orientations, models to safetensors.
+//! `medseg convert`: volumes between formats and orientations, models to safetensors.
 
 use crate::context::Context;
 use crate::flags::{Existing, check_volume_name};
@@ -11,13 +11,14 @@ use medseg::io::{Overwrite, display_name};
 use medseg::volume::{Grid, Volume};
 use std::path::{Path, PathBuf};
 
-/// Convert a volume between NIfTI forms and orientations, or a model to safetensors
+/// Convert a volume between formats and orientations, or a model to safetensors
 #[derive(clap::Args)]
 #[command(after_help = "\
 The voxel type is kept. A file with scl_slope is written as float32 with the scaling applied.
 
 Examples:
   medseg convert -i ct.nii.gz -o ct.nii
+  medseg convert -i labels.nii.gz -o labels.seg.nrrd
   medseg convert -i ct.nii.gz -o ct_ras.nii.gz --orientation RAS
   medseg convert --model nnUNetTrainer__nnUNetPlans__3d_fullres -o model_safetensors")]
 pub struct Args {
@@ -27,7 +28,7 @@ pub struct Args {
     /// Model folder whose checkpoints become safetensors
     #[arg(long, value_name = "DIR", conflicts_with = "input")]
     model: Option<PathBuf>,
-    /// Volume (.nii, .nii.gz or -) or model folder to write
+    /// Volume (.nii, .nii.gz, .nrrd, .mha or -) or model folder to write
     #[arg(short, long, value_name = "PATH")]
     output: PathBuf,
     /// Axis directions of the output, for example RAS; voxels keep their place [default: as the input]

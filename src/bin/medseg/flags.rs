@@ -127,11 +127,12 @@ impl ValueEnum for PrecisionFlag {
 /// [`Usage`] naming the output.
 pub fn check_volume_name(output: &Path) -> Result<(), Usage> {
     let name = output.as_os_str().as_encoded_bytes().to_ascii_lowercase();
-    if name == b"-" || name.ends_with(b".nii") || name.ends_with(b".nii.gz") {
+    let endings = [".nii", ".nii.gz", ".nrrd", ".mha"];
+    if name == b"-" || endings.iter().any(|end| name.ends_with(end.as_bytes())) {
         return Ok(());
     }
     let shown = display_name(output);
     Err(Usage(format!(
-        "output {shown}: expected a name ending in .nii or .nii.gz, or -"
+        "output {shown}: expected a name ending in .nii, .nii.gz, .nrrd or .mha, or -"
     )))
 }

@@ -112,7 +112,13 @@ fn header_json(path: &Path, header: &Header, extensions: &[nifti::Extension]) ->
     json!({
         "kind": "volume",
         "file": display_name(path),
-        "format": match header.version { nifti::Version::One => "NIfTI-1", nifti::Version::Two => "NIfTI-2" },
+        "format": match (header.format, header.version) {
+            (nifti::Format::Nifti, nifti::Version::One) => "NIfTI-1",
+            (nifti::Format::Nifti, nifti::Version::Two) => "NIfTI-2",
+            (nifti::Format::Nrrd, _) => "NRRD",
+            (nifti::Format::MetaImage, _) => "MetaImage",
+            (nifti::Format::Dicom, _) => "DICOM",
+        },
         "byte_order": match header.endian { nifti::Endian::Little => "little", nifti::Endian::Big => "big" },
         "datatype": header.datatype.name(),
         "size_xyz": [x, y, z],

@@ -1,8 +1,8 @@
 //! Header extensions: blocks of any content between header and voxels, kept byte for byte.
 
 use super::super::error::{Error, Result, gib};
+use super::super::stream::Stream;
 use super::Endian;
-use super::stream::Stream;
 
 /// Largest extension area that is read; TotalSegmentator's label table has about 20 KiB.
 const MOST_BYTES: u64 = 64 << 20;

@@ -102,16 +102,26 @@ impl Geometry {
     ///
     /// Grids with more than 32767 voxels along an axis get a NIfTI-2 header.
     pub fn from_grid(grid: &Grid) -> Self {
+        // What is written must be what is meant: round to the stored type first.
+        Self::with_rounding(grid, |version, value| match version {
+            Version::One => f64::from(value as f32),
+            Version::Two => value,
+        })
+    }
+
+    /// As [`Geometry::from_grid`] but not rounded: for grids of formats that store `f64`, so that
+    /// an output in such a format repeats them exactly. A NIfTI-1 output rounds when it is written.
+    pub(in crate::io) fn exact(grid: &Grid) -> Self {
+        Self::with_rounding(grid, |_, value| value)
+    }
+
+    fn with_rounding(grid: &Grid, round: impl Fn(Version, f64) -> f64) -> Self {
         let version = if grid.shape.iter().any(|&n| n > 32767) {
             Version::Two
         } else {
             Version::One
         };
-        // What is written must be what is meant: round to the stored type first.
-        let stored = |value: f64| match version {
-            Version::One => f64::from(value as f32),
-            Version::Two => value,
-        };
+        let stored = |value: f64| round(version, value);
         let [z, y, x] = grid.spacing_mm.map(stored);
         let Affine { linear, origin_mm } = grid.affine;
         let rows = linear.iter().zip(origin_mm);

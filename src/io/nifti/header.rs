@@ -23,6 +23,19 @@ pub enum Version {
     Two,
 }
 
+/// The kind of file a header was read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// NIfTI, its version in [`Header::version`].
+    Nifti,
+    /// NRRD with attached or detached voxels.
+    Nrrd,
+    /// MetaImage, `.mha` or `.mhd`.
+    MetaImage,
+    /// A DICOM series or multi-frame object.
+    Dicom,
+}
+
 /// Byte order of the numbers in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Endian {
@@ -48,10 +61,13 @@ impl Scaling {
     }
 }
 
-/// What a NIfTI header says, checked.
+/// What a volume's header says, checked. Formats other than NIfTI are told in NIfTI's terms, with
+/// [`Geometry::from_grid`] as the position fields that outputs get.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Header {
+    /// Kind of file.
+    pub format: Format,
     /// Header layout.
     pub version: Version,
     /// Byte order of header and voxels.
@@ -152,6 +168,7 @@ impl Header {
         let vox_offset = raw.offset(file)?;
         let (geometry, grid) = Geometry::from_raw(&raw, &dim, file, &mut warnings)?;
         Ok(Self {
+            format: Format::Nifti,
             version: raw.version,
             endian: raw.endian,
             datatype,

@@ -1,7 +1,8 @@
 //! The header of an output, field by field.
 
 use super::super::error::{Error, Result};
-use super::{Datatype, Extension, Geometry, Version};
+use super::super::{metaimage, nrrd};
+use super::{Compression, Datatype, Extension, Format, Geometry, Version};
 
 /// What a file is to hold, before its voxels are known.
 #[derive(Debug, Clone, PartialEq)]
@@ -14,8 +15,10 @@ pub struct Layout {
     pub datatype: Datatype,
     /// Position fields, written bit for bit.
     pub geometry: Geometry,
-    /// Header extensions.
+    /// Header extensions. A label table among them is kept by NRRD as well; MetaImage keeps none.
     pub extensions: Vec<Extension>,
+    /// Kind of file.
+    pub format: Format,
 }
 
 impl Layout {
@@ -27,6 +30,7 @@ impl Layout {
             datatype,
             geometry,
             extensions: Vec::new(),
+            format: Format::Nifti,
         }
     }
 
@@ -35,14 +39,25 @@ impl Layout {
     }
 
     /// The header with its extensions: everything before the voxels.
-    pub(super) fn encode(&self, file: &str) -> Result<Vec<u8>> {
-        let [z, y, x] = self.shape;
+    pub(super) fn encode(&self, file: &str, compression: Compression) -> Result<Vec<u8>> {
         if self.voxel_count() == 0 {
             return Err(Error::Parameter(format!(
                 "{file}: shape {:?} has no voxels",
                 self.shape
             )));
         }
+        match self.format {
+            Format::Nifti => Ok(self.encode_nifti()),
+            Format::Nrrd => nrrd::header(self, compression, file),
+            Format::MetaImage => metaimage::header(self, file),
+            Format::Dicom => Err(Error::Parameter(format!(
+                "{file}: DICOM is no format of one volume in one file"
+            ))),
+        }
+    }
+
+    fn encode_nifti(&self) -> Vec<u8> {
+        let [z, y, x] = self.shape;
         let axes = if self.channels > 1 {
             4
         } else if z == 1 {
@@ -60,7 +75,7 @@ impl Layout {
         for extension in &self.extensions {
             extension.encode(&mut head);
         }
-        Ok(head)
+        head
     }
 
     fn vox_offset(&self, header: u64) -> u64 {

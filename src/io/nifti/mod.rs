@@ -47,7 +47,6 @@ mod header;
 mod layout;
 mod raw;
 mod read;
-mod stream;
 mod voxels;
 mod write;
 
@@ -55,7 +54,7 @@ pub use datatype::{Datatype, Sample};
 pub use extension::Extension;
 pub use geometry::Geometry;
 pub use gzip::GzipWriter;
-pub use header::{Endian, Header, Scaling, Version};
+pub use header::{Endian, Format, Header, Scaling, Version};
 pub use layout::Layout;
 pub use read::{NiftiImage, Reader, read, read_f32, read_header, read_label_map};
 pub use voxels::Voxels;

@@ -2,10 +2,11 @@
 
 use super::super::error::{Error, Result, display_name};
 use super::super::limits::Limits;
+use super::super::stream::Stream;
+use super::super::{metaimage, nrrd};
 use super::datatype::Sample;
 use super::extension::read_extensions;
 use super::header::NIFTI1_BYTES;
-use super::stream::Stream;
 use super::voxels::{self, with_voxels};
 use super::{Extension, Geometry, Header, Voxels};
 use crate::volume::{Grid, LabelMap, LabelTable, Volume};
@@ -86,7 +87,14 @@ impl Reader {
             return Self::from_reader(std::io::stdin(), "standard input", limits);
         }
         let header_file = header_file(path);
-        let (header, extensions, stream) = read_start(Stream::open(&header_file)?)?;
+        let mut stream = Stream::open(&header_file)?;
+        if nrrd::is_nrrd(stream.peek()?) {
+            return nrrd::open(stream, Some(&header_file), limits);
+        }
+        if metaimage::is_metaimage(stream.peek()?) {
+            return metaimage::open(stream, Some(&header_file), limits);
+        }
+        let (header, extensions, stream) = read_start(stream)?;
         if !header.separate_voxels {
             return Self::new(header, extensions, stream, limits);
         }
@@ -103,13 +111,19 @@ impl Reader {
     /// Reads from any source, plain or gzipped; `name` is what errors call it.
     ///
     /// # Errors
-    /// As [`read`]; [`Error::Unsupported`] for the header of a pair.
+    /// As [`read`]; [`Error::Unsupported`] for a header whose voxels are in another file.
     pub fn from_reader(
         source: impl Read + Send + 'static,
         name: &str,
         limits: &Limits,
     ) -> Result<Self> {
-        let stream = Stream::new(Box::new(source), name.to_owned(), None)?;
+        let mut stream = Stream::new(Box::new(source), name.to_owned(), None)?;
+        if nrrd::is_nrrd(stream.peek()?) {
+            return nrrd::open(stream, None, limits);
+        }
+        if metaimage::is_metaimage(stream.peek()?) {
+            return metaimage::open(stream, None, limits);
+        }
         let (header, extensions, stream) = read_start(stream)?;
         if header.separate_voxels {
             return Err(Error::unsupported(
@@ -120,7 +134,8 @@ impl Reader {
         Self::new(header, extensions, stream, limits)
     }
 
-    fn new(
+    /// A header from any format, and the stream whose byte `header.vox_offset` is the first voxel.
+    pub(in crate::io) fn new(
         header: Header,
         extensions: Vec<Extension>,
         stream: Stream,

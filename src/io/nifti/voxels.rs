@@ -1,9 +1,9 @@
 //! Voxels in the type of the file, and the loops that turn stored bytes into other types.
 
 use super::super::error::{Error, Result};
+use super::super::stream::Stream;
 use super::datatype::with_sample;
 use super::header::{Header, Scaling};
-use super::stream::Stream;
 use super::{Datatype, Sample};
 use crate::volume::LabelError;
 

@@ -2,7 +2,7 @@
 
 use super::super::atomic::{AtomicFile, Overwrite};
 use super::super::error::{Error, Result, display_name};
-use super::{Datatype, Extension, Geometry, GzipWriter, Layout, Sample};
+use super::{Datatype, Extension, Format, Geometry, GzipWriter, Layout, Sample};
 use crate::volume::{LabelMap, Volume};
 use std::io::Write;
 use std::path::Path;
@@ -27,17 +27,36 @@ impl Compression {
     /// takes a third longer for 2 %.
     pub const IMAGES: Self = Self::Gzip(2);
 
-    /// `self` for names ending in `.gz`, none for all others and for `-`.
+    /// `self` for names ending in `.gz` or `.nrrd`, none for all others and for `-`.
     pub fn for_name(self, path: &Path) -> Self {
-        use std::os::unix::ffi::OsStrExt;
-        let name = path.as_os_str().as_bytes();
-        let ending = name.len().checked_sub(3).and_then(|at| name.get(at..));
-        if ending.is_some_and(|ending| ending.eq_ignore_ascii_case(b".gz")) {
+        if has_ending(path, ".gz") || has_ending(path, ".nrrd") {
             self
         } else {
             Self::None
         }
     }
+}
+
+impl Format {
+    /// The format that a name asks for: NRRD for `.nrrd`, MetaImage for `.mha`, else NIfTI.
+    pub fn for_name(path: &Path) -> Self {
+        if has_ending(path, ".nrrd") {
+            Self::Nrrd
+        } else if has_ending(path, ".mha") {
+            Self::MetaImage
+        } else {
+            Self::Nifti
+        }
+    }
+}
+
+fn has_ending(path: &Path, ending: &str) -> bool {
+    let name = path.as_os_str().as_encoded_bytes();
+    let tail = name
+        .len()
+        .checked_sub(ending.len())
+        .and_then(|at| name.get(at..));
+    tail.is_some_and(|tail| tail.eq_ignore_ascii_case(ending.as_bytes()))
 }
 
 enum Target<W: Write> {
@@ -71,8 +90,20 @@ impl<W: Write> SliceWriter<W> {
     ///
     /// # Errors
     /// [`Error::Parameter`] for a shape without voxels, [`Error::Environment`] from the writer.
-    pub fn new(inner: W, name: &str, layout: &Layout, compression: Compression) -> Result<Self> {
-        let head = layout.encode(name)?;
+    pub fn new(
+        mut inner: W,
+        name: &str,
+        layout: &Layout,
+        compression: Compression,
+    ) -> Result<Self> {
+        let mut head = layout.encode(name, compression)?;
+        // A NIfTI header is compressed with the voxels, those of other formats never are.
+        if layout.format != Format::Nifti {
+            inner
+                .write_all(&head)
+                .map_err(|source| Error::environment("write", name, source))?;
+            head.clear();
+        }
         let target = match compression {
             Compression::None => Target::Plain(inner),
             Compression::Gzip(level) => Target::Gzip(GzipWriter::new(inner, level)),
@@ -154,6 +185,7 @@ pub fn write_label_map<W: Write>(
     map: &LabelMap,
     geometry: &Geometry,
     extensions: Vec<Extension>,
+    format: Format,
     compression: Compression,
 ) -> Result<W> {
     let narrow = map.max_label() < 256;
@@ -161,6 +193,7 @@ pub fn write_label_map<W: Write>(
     check_geometry(map.grid(), geometry, name)?;
     let layout = Layout {
         extensions,
+        format,
         ..Layout::new(map.grid().shape, datatype, geometry.clone())
     };
     let mut writer = SliceWriter::new(inner, name, &layout, compression)?;
@@ -177,8 +210,8 @@ pub fn write_label_map<W: Write>(
     writer.finish()
 }
 
-/// Saves a label map under a name, atomically; gzipped when the name ends in `.gz`, uncompressed to
-/// standard output for `-`.
+/// Saves a label map under a name, atomically; as NRRD, MetaImage or
+/// NIfTI by its ending ([`Format::for_name`]), uncompressed NIfTI to standard output for `-`.
 ///
 /// # Errors
 /// Those of [`AtomicFile::create`], [`write_label_map`] and [`AtomicFile::commit`].
@@ -192,7 +225,8 @@ pub fn save_label_map(
     let file = AtomicFile::create(path, overwrite)?;
     let name = file.shown_name().to_owned();
     let compression = Compression::LABELS.for_name(path);
-    write_label_map(file, &name, map, geometry, extensions, compression)?.commit()
+    let format = Format::for_name(path);
+    write_label_map(file, &name, map, geometry, extensions, format, compression)?.commit()
 }
 
 /// Saves an image under a name as [`save_label_map`] does, in the type of its voxels. Several
@@ -224,6 +258,7 @@ pub fn save_volume<T: Sample>(
     let layout = Layout {
         channels: channels.len(),
         extensions,
+        format: Format::for_name(path),
         ..Layout::new(first.shape(), T::DATATYPE, geometry.clone())
     };
     let file = AtomicFile::create(path, overwrite)?;
@@ -263,7 +298,16 @@ mod tests {
 
     fn encoded(map: &LabelMap, extensions: Vec<Extension>, compression: Compression) -> Vec<u8> {
         let geometry = Geometry::from_grid(map.grid());
-        write_label_map(Vec::new(), "x", map, &geometry, extensions, compression).unwrap()
+        write_label_map(
+            Vec::new(),
+            "x",
+            map,
+            &geometry,
+            extensions,
+            Format::Nifti,
+            compression,
+        )
+        .unwrap()
     }
 
     fn reader(bytes: Vec<u8>) -> Reader {
@@ -311,6 +355,7 @@ mod tests {
                 &original,
                 &geometry,
                 extensions.clone(),
+                Format::Nifti,
                 Compression::LABELS,
             )
             .unwrap();
@@ -367,6 +412,7 @@ mod tests {
             &map(1),
             &geometry,
             Vec::new(),
+            Format::Nifti,
             Compression::None,
         );
         let message = outcome.unwrap_err().to_string();

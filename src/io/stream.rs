@@ -1,11 +1,12 @@
-//! Bytes of a NIfTI file, plain or gzipped, with an account of how many there can be.
+//! Bytes of a volume file, plain or compressed, with an account of how many there can be.
 //!
 //! The first two bytes decide about gzip, never the name. Gzip is read member by member (files made
 //! by `bgzip` and `pigz` have several) and to its very end, so that CRC and length of every member
-//! are verified; anything after the last member but zero padding is an error.
+//! are verified; anything after the last member but zero padding is an error. Formats whose text
+//! header precedes compressed voxels (NRRD, MetaImage) switch with [`Stream::into_compressed`].
 
-use super::super::error::{Error, Result, display_name, gib};
-use flate2::bufread::GzDecoder;
+use super::error::{Error, Result, display_name, gib};
+use flate2::bufread::{GzDecoder, ZlibDecoder};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
@@ -22,10 +23,20 @@ type Input = BufReader<Box<dyn Read + Send>>;
 enum Bytes {
     Plain(Input),
     Gzip(Box<Members>),
+    Zlib(Box<ZlibDecoder<Input>>),
 }
 
-/// A NIfTI byte stream that knows its name and its largest possible length.
-pub(super) struct Stream {
+/// How the voxels behind a text header are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::io) enum Packing {
+    /// RFC 1952, any number of members.
+    Gzip,
+    /// RFC 1950.
+    Zlib,
+}
+
+/// A byte stream that knows its name and its largest possible length.
+pub(in crate::io) struct Stream {
     bytes: Bytes,
     /// Name for messages.
     pub name: String,
@@ -36,8 +47,29 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    /// Opens a file (or a pipe that has a name).
+    /// Opens a file (or a pipe that has a name); gzip is seen by its first bytes.
     pub fn open(path: &Path) -> Result<Self> {
+        let (file, name, stored_bytes) = Self::open_file(path)?;
+        Self::new(file, name, stored_bytes)
+    }
+
+    /// Opens a file whose header, elsewhere, says how it is compressed: the first bytes of raw
+    /// voxels may look like gzip.
+    pub fn open_as(path: &Path, packing: Option<Packing>) -> Result<Self> {
+        let (file, name, stored_bytes) = Self::open_file(path)?;
+        let plain = Self {
+            bytes: Bytes::Plain(BufReader::with_capacity(256 << 10, file)),
+            name,
+            stored_bytes,
+            position: 0,
+        };
+        match packing {
+            None => Ok(plain),
+            Some(packing) => plain.into_compressed(packing),
+        }
+    }
+
+    fn open_file(path: &Path) -> Result<(Box<dyn Read + Send>, String, Option<u64>)> {
         let name = display_name(path);
         let cannot = |source| Error::environment("read", name.clone(), source);
         let file = File::open(path).map_err(cannot)?;
@@ -45,14 +77,14 @@ impl Stream {
         if data.is_dir() {
             return Err(Error::malformed(
                 &name,
-                "is a folder, expected a NIfTI file",
+                "is a folder, expected a volume file",
             ));
         }
         let stored_bytes = data.is_file().then_some(data.len());
         if stored_bytes == Some(0) {
             return Err(Error::malformed(&name, "the file is empty"));
         }
-        Self::new(Box::new(file), name, stored_bytes)
+        Ok((Box::new(file), name, stored_bytes))
     }
 
     /// Wraps a source whose length may be unknown.
@@ -79,6 +111,71 @@ impl Stream {
         })
     }
 
+    /// What the next bytes are, without taking them: at least 4 of them where there are as many.
+    /// Nothing for a compressed stream, whose content shows only in being read.
+    pub fn peek(&mut self) -> Result<&[u8]> {
+        let failed = |error| Error::environment("read", self.name.clone(), error);
+        match &mut self.bytes {
+            Bytes::Plain(input) => fill(input).map_err(failed),
+            Bytes::Gzip(_) | Bytes::Zlib(_) => Ok(&[]),
+        }
+    }
+
+    /// The next line without its end (`\n` or `\r\n`); `None` at the end of the stream.
+    pub fn read_line(&mut self, most_bytes: usize) -> Result<Option<Vec<u8>>> {
+        let mut line = Vec::new();
+        let mut byte = [0];
+        while self.read_most(&mut byte)? == 1 {
+            if byte == *b"\n" {
+                if line.last() == Some(&b'\r') {
+                    line.pop();
+                }
+                return Ok(Some(line));
+            }
+            if line.len() == most_bytes {
+                return Err(Error::malformed(
+                    &self.name,
+                    format!("a line of the header has more than {most_bytes} bytes"),
+                ));
+            }
+            line.extend(byte);
+        }
+        Ok((!line.is_empty()).then_some(line))
+    }
+
+    /// Takes everything from here on as compressed. A file that is compressed as a whole (header
+    /// and all) is refused: its voxels would be compressed twice.
+    pub fn into_compressed(self, packing: Packing) -> Result<Self> {
+        let Bytes::Plain(input) = self.bytes else {
+            return Err(Error::unsupported(
+                &self.name,
+                "is compressed as a whole and inside once more, expected one of the two",
+            ));
+        };
+        let bytes = match packing {
+            Packing::Gzip => Bytes::Gzip(Box::new(Members {
+                decoder: Some(GzDecoder::new(input)),
+            })),
+            Packing::Zlib => Bytes::Zlib(Box::new(ZlibDecoder::new(input))),
+        };
+        Ok(Self {
+            bytes,
+            stored_bytes: self
+                .stored_bytes
+                .map(|all| all.saturating_sub(self.position)),
+            name: self.name,
+            position: 0,
+        })
+    }
+
+    fn packing(&self) -> &'static str {
+        match self.bytes {
+            Bytes::Plain(_) => "plain",
+            Bytes::Gzip(_) => "gzip",
+            Bytes::Zlib(_) => "zlib",
+        }
+    }
+
     /// Uncompressed bytes handed out so far.
     pub fn position(&self) -> u64 {
         self.position
@@ -96,9 +193,9 @@ impl Stream {
         };
         let (most, holds) = match self.bytes {
             Bytes::Plain(_) => (stored, format!("the file has {}", gib(stored))),
-            Bytes::Gzip(_) => (
+            Bytes::Gzip(_) | Bytes::Zlib(_) => (
                 stored.saturating_mul(MOST_INFLATION),
-                format!("{} of gzip cannot hold that", gib(stored)),
+                format!("{} of {} cannot hold that", gib(stored), self.packing()),
             ),
         };
         if end <= most {
@@ -137,6 +234,7 @@ impl Stream {
             let outcome = match &mut self.bytes {
                 Bytes::Plain(input) => input.read(rest),
                 Bytes::Gzip(members) => members.read(rest),
+                Bytes::Zlib(decoder) => decoder.read(rest),
             };
             match outcome {
                 Ok(0) => break,
@@ -147,6 +245,38 @@ impl Stream {
         }
         self.position += filled as u64;
         Ok(filled)
+    }
+
+    /// Reads `count` bytes, growing as they arrive: a compressed stream may promise more than it has.
+    pub fn read_all(&mut self, count: u64) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        while (bytes.len() as u64) < count {
+            let from = bytes.len();
+            let step = (count - from as u64).min(1 << 20) as usize;
+            bytes.resize(from + step, 0);
+            let part = bytes.get_mut(from..).unwrap_or_default();
+            if self.read_most(part)? < step {
+                return Err(Error::malformed(
+                    &self.name,
+                    format!("truncated: {} are declared, it ends earlier", gib(count)),
+                ));
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Where the last `payload` bytes of an uncompressed file begin.
+    pub fn offset_from_end(&self, payload: u64) -> Result<u64> {
+        let all = self.stored_bytes.filter(|_| self.has_exact_length());
+        all.and_then(|all| all.checked_sub(payload)).ok_or_else(|| {
+            Error::malformed(
+                &self.name,
+                format!(
+                    "the last {} should be voxels, but there are fewer",
+                    gib(payload)
+                ),
+            )
+        })
     }
 
     /// Skips to `offset`, which must not lie behind the position.
@@ -205,17 +335,18 @@ impl Stream {
     }
 
     fn failed(&self, error: io::Error) -> Error {
-        let is_gzip = matches!(self.bytes, Bytes::Gzip(_));
+        let is_packed = !matches!(self.bytes, Bytes::Plain(_));
         match error.kind() {
-            io::ErrorKind::UnexpectedEof if is_gzip => Error::malformed(
+            io::ErrorKind::UnexpectedEof if is_packed => Error::malformed(
                 &self.name,
                 format!(
-                    "truncated: the gzip stream ends after {} of content",
+                    "truncated: the {} stream ends after {} of content",
+                    self.packing(),
                     gib(self.position)
                 ),
             ),
-            io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData if is_gzip => {
-                Error::malformed(&self.name, format!("damaged gzip: {error}"))
+            io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData if is_packed => {
+                Error::malformed(&self.name, format!("damaged {}: {error}", self.packing()))
             }
             _ => Error::environment("read", self.name.clone(), error),
         }
