@@ -37,6 +37,7 @@ fn settings(shard: Option<[usize; 2]>) -> Settings {
         nsd_tolerances_of_mm: BTreeMap::new(),
         targets: Vec::new(),
         mapped: Vec::new(),
+        mapped_reference: Vec::new(),
         ignore_label: None,
         grid_tolerance_mm: 1e-3,
         lesions: None,

@@ -1,10 +1,10 @@
 //! Comparison with an earlier evaluation, case by case and label by label.
 
-use super::case::CaseScores;
+use super::case::{CaseScores, Status, TargetScores};
 use super::measure::{Kind, full_name, kind_of};
 use super::summary::{Empty, counted_value};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// By how much each score may get worse: name and amount, in the score's unit.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -66,6 +66,12 @@ pub struct Regressions {
     pub regressions: Vec<Regression>,
     /// Cases of the baseline that were not scored now.
     pub lost_cases: Vec<String>,
+    /// Labels of the baseline that are not scored now, in cases that are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost_labels: Vec<String>,
+    /// Scores of the baseline, of those that are compared, that no case has now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost_scores: Vec<String>,
     /// Cases that the baseline does not have.
     pub new_cases: Vec<String>,
 }
@@ -73,7 +79,10 @@ pub struct Regressions {
 impl Regressions {
     /// Whether nothing got worse and nothing is lost.
     pub fn holds(&self) -> bool {
-        self.regressions.is_empty() && self.lost_cases.is_empty()
+        self.regressions.is_empty()
+            && self.lost_cases.is_empty()
+            && self.lost_labels.is_empty()
+            && self.lost_scores.is_empty()
     }
 }
 
@@ -128,5 +137,35 @@ pub fn compare(now: &[CaseScores], before: &[CaseScores], tolerances: &Tolerance
         .filter(|known| now.iter().all(|case| case.case != known.case))
         .map(|known| known.case.clone())
         .collect();
+    found.lost_labels = lost_labels(now, before);
+    found.lost_scores = lost_scores(now, before, tolerances);
     found
+}
+
+/// Labels that a reference of the baseline holds and that nothing has scores for now: left out of the
+/// run, or called otherwise. What was only ever spurious and has gone is no loss.
+fn lost_labels(now: &[CaseScores], before: &[CaseScores]) -> Vec<String> {
+    let scored: BTreeSet<&str> = targets(now).map(|target| target.label.as_str()).collect();
+    let lost: BTreeSet<&str> = targets(before)
+        .filter(|target| matches!(target.status, Status::Ok | Status::Missed))
+        .map(|target| target.label.as_str())
+        .filter(|label| !now.is_empty() && !scored.contains(label))
+        .collect();
+    lost.into_iter().map(str::to_owned).collect()
+}
+
+/// Scores with a tolerance that the baseline has numbers for and this run did not compute.
+fn lost_scores(now: &[CaseScores], before: &[CaseScores], tolerances: &Tolerances) -> Vec<String> {
+    let had =
+        |score: &str| targets(before).any(|t| t.scores.get(score).is_some_and(Option::is_some));
+    let has = |score: &str| targets(now).any(|target| target.scores.contains_key(score));
+    let lost = tolerances
+        .0
+        .keys()
+        .filter(|score| had(score) && !has(score));
+    lost.filter(|_| !now.is_empty()).cloned().collect()
+}
+
+fn targets(cases: &[CaseScores]) -> impl Iterator<Item = &TargetScores> {
+    cases.iter().flat_map(|case| &case.labels)
 }

@@ -81,7 +81,12 @@ pub fn document(results: &Results) -> String {
             checks.failures += 1;
             checks.test(&name, &format!("<failure message=\"{text}\"/>"));
         }
-        for case in &baseline.lost_cases {
+        let lost = [
+            &baseline.lost_cases,
+            &baseline.lost_labels,
+            &baseline.lost_scores,
+        ];
+        for case in lost.into_iter().flatten() {
             checks.failures += 1;
             checks.test(
                 case,

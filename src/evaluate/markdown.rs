@@ -61,6 +61,18 @@ pub fn document(results: &Results) -> String {
             baseline.lost_cases.len(),
             baseline.new_cases.len()
         );
+        for (what, names) in [
+            ("labels", &baseline.lost_labels),
+            ("scores", &baseline.lost_scores),
+        ] {
+            if !names.is_empty() {
+                let _ = writeln!(
+                    text,
+                    "- **lost**: {what} of the baseline that this run does not have: {}",
+                    cell(&names.join(", "))
+                );
+            }
+        }
     }
     let columns: Vec<_> = COLUMNS
         .into_iter()

@@ -60,6 +60,9 @@ pub struct Settings {
     /// Labels of the prediction that were renumbered.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mapped: Vec<(u16, u16)>,
+    /// Labels of the reference that were renumbered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mapped_reference: Vec<(u16, u16)>,
     /// Reference voxels with this label were left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ignore_label: Option<u16>,

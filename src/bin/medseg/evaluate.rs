@@ -23,6 +23,7 @@ use medseg::evaluate::targets::{Mapping, Target, check_names};
 use medseg::io::{display_name, labels, nifti};
 use medseg::metrics::surface::Definition;
 use medseg::volume::LabelTable;
+use scoring::Mappings;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -67,6 +68,9 @@ pub struct Args {
     /// Read label FROM of the predictions as TO; can be given several times
     #[arg(long = "map", value_name = "FROM=TO")]
     maps: Vec<String>,
+    /// Read label FROM of the references as TO; can be given several times
+    #[arg(long = "map-reference", value_name = "FROM=TO")]
+    reference_maps: Vec<String>,
     /// Leave out voxels with this label in the reference
     #[arg(long, value_name = "LABEL")]
     ignore_label: Option<u16>,
@@ -234,13 +238,18 @@ impl Args {
     }
 
     /// What to score and what the results file says about it.
-    fn options(&self, items: &Items) -> anyhow::Result<(Options, Mapping, Settings)> {
+    fn options(&self, items: &Items) -> anyhow::Result<(Options, Mappings, Settings)> {
         let usage = |error: &dyn std::fmt::Display| Usage(error.to_string());
         let (table, mut targets) = self.labels(items)?;
-        let mut mapping = Mapping::parse(&self.maps).map_err(|error| usage(&error))?;
+        let mapping = |pairs: &[String]| Mapping::parse(pairs).map_err(|error| usage(&error));
+        let mut mappings = Mappings {
+            prediction: mapping(&self.maps)?,
+            reference: mapping(&self.reference_maps)?,
+        };
         for region in &self.regions {
             if region == "brats" {
-                mapping.extend(&Mapping::brats());
+                mappings.prediction.extend(&Mapping::brats());
+                mappings.reference.extend(&Mapping::brats());
             }
             targets.extend(Target::parse_region(region, &table).map_err(|error| usage(&error))?);
         }
@@ -267,7 +276,8 @@ impl Args {
             nsd_tolerances_mm: self.nsd.clone(),
             nsd_tolerances_of_mm: tolerances_of.clone(),
             targets: targets.clone(),
-            mapped: mapping.pairs().to_vec(),
+            mapped: mappings.prediction.pairs().to_vec(),
+            mapped_reference: mappings.reference.pairs().to_vec(),
             ignore_label: self.ignore_label,
             grid_tolerance_mm: self.grid_tolerance,
             lesions: self.lesions,
@@ -289,15 +299,18 @@ impl Args {
             slices: !self.no_slices,
             lesions: self.lesions,
         };
-        Ok((options, mapping, settings))
+        Ok((options, mappings, settings))
     }
 
     /// `--labels`: the table of names, and the targets where labels are listed.
     fn labels(&self, items: &Items) -> anyhow::Result<(LabelTable, Vec<Target>)> {
-        let in_file = || {
-            let (_, reference) = items.first_pair()?;
-            let (_, extensions) = nifti::read_header(reference).ok()?;
+        let table_of = |path: &Path| {
+            let (_, extensions) = nifti::read_header(path).ok()?;
             labels::table_in_extensions(&extensions)
+        };
+        let in_file = || {
+            let (prediction, reference) = items.first_pair()?;
+            table_of(reference).or_else(|| table_of(prediction))
         };
         let Some(text) = &self.labels else {
             return Ok((in_file().unwrap_or_default(), Vec::new()));
@@ -305,7 +318,15 @@ impl Args {
         if labels::scheme(text).is_some() || Path::new(text).exists() {
             return Ok((labels::scheme_or_file(Path::new(text))?, Vec::new()));
         }
-        let table = in_file().unwrap_or_else(LabelTable::abdomen);
+        // Numbers alone do not say that they are those of the built-in scheme.
+        let numbers_only = text
+            .split(',')
+            .all(|entry| entry.trim().parse::<u16>().is_ok());
+        let table = match in_file() {
+            Some(table) => table,
+            None if numbers_only => LabelTable::default(),
+            None => LabelTable::abdomen(),
+        };
         let numbers = labels::parse_label_list(text, &table)?;
         let targets = numbers
             .into_iter()
@@ -316,13 +337,13 @@ impl Args {
 }
 
 fn score(args: &Args, cx: &Context, items: &Items) -> anyhow::Result<Results> {
-    let (options, mapping, settings) = args.options(items)?;
+    let (options, mappings, settings) = args.options(items)?;
     let group = settings.group_by.as_deref().map(grouping).transpose()?;
     let job = scoring::Job {
         args,
         cx,
         options: &options,
-        mapping: &mapping,
+        mappings: &mappings,
         settings: &settings,
     };
     let (cases, failures) = job.run(items)?;

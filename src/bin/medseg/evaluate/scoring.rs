@@ -27,8 +27,14 @@ pub struct Job<'a> {
     pub args: &'a Args,
     pub cx: &'a Context,
     pub options: &'a Options,
-    pub mapping: &'a Mapping,
+    pub mappings: &'a Mappings,
     pub settings: &'a Settings,
+}
+
+/// Other numbers for labels, on each side.
+pub struct Mappings {
+    pub prediction: Mapping,
+    pub reference: Mapping,
 }
 
 /// Scored and failed cases, in any order.
@@ -105,9 +111,12 @@ impl Job<'_> {
         let unreadable = |error: anyhow::Error| failed(FailureKind::Unreadable, one_line(&error));
         let limit = |path: &Path| self.check_memory(path);
         limit(reference).map_err(|error| failed(FailureKind::Memory, one_line(&error)))?;
-        let reference_map = self.read(reference).map_err(unreadable)?;
+        let mut reference_map = self.read(reference).map_err(unreadable)?;
+        self.mappings.reference.apply(reference_map.as_slice_mut());
         let mut prediction_map = self.read(prediction).map_err(unreadable)?;
-        self.mapping.apply(prediction_map.as_slice_mut());
+        self.mappings
+            .prediction
+            .apply(prediction_map.as_slice_mut());
         let aligned = align(
             prediction_map,
             reference_map.grid(),
