@@ -7,6 +7,7 @@ use crate::metrics::overlap::ShapesDiffer;
 use crate::metrics::pair_counts::{Counts, PairCounts, count_pairs};
 use crate::metrics::surface::{Definition, SurfaceScores, surface_scores};
 use crate::volume::{Grid, LabelTable, Volume};
+use ndarray::Zip;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -185,6 +186,17 @@ pub struct CaseScores {
     pub confusion: Confusion,
 }
 
+/// Most bytes that reading and scoring a pair takes at once, for files of `voxels` voxels each and with
+/// `threads` threads: both label maps, a turned copy of the prediction, and the bits of one label; with
+/// single lesions also masks and component numbers for each label that is being scored.
+pub fn bytes_needed(voxels: [u64; 2], options: &Options, threads: usize) -> u64 {
+    let [a, b] = voxels;
+    let most = a.max(b);
+    let maps = a.saturating_add(b).saturating_mul(2);
+    let per_target: u64 = if options.lesions.is_some() { 16 } else { 0 };
+    maps.saturating_add(most.saturating_mul(3 + per_target.saturating_mul(threads as u64)))
+}
+
 /// Scores one pair on one grid (see [`super::align`]); `case` is its name. One pass over both volumes
 /// for all counts, then the surfaces of each target inside its own box, targets in parallel.
 ///
@@ -274,9 +286,15 @@ fn score_target(
             .flatten();
         scores.surfaces(surfaces.as_ref(), tolerances_mm);
     }
-    let lesions = options
-        .lesions
-        .and_then(|rules| lesions_of(target, prediction, reference, rules, &mut scores));
+    let lesions = options.lesions.and_then(|rules| {
+        lesions_of(
+            target,
+            prediction,
+            reference,
+            (rules, options.ignore_label),
+            &mut scores,
+        )
+    });
     TargetScores {
         label: target.name.clone(),
         numbers: target.labels.clone(),
@@ -296,11 +314,14 @@ fn lesions_of(
     target: &Target,
     prediction: &Volume<u16>,
     reference: &Volume<u16>,
-    rules: LesionRules,
+    (rules, ignored): (LesionRules, Option<u16>),
     scores: &mut Scores,
 ) -> Option<LesionScores> {
-    let mask = |volume: &Volume<u16>| volume.data().map(|&label| target.contains(label));
-    let (p, r) = (mask(prediction), mask(reference));
+    let [p, r] = [prediction, reference].map(|volume| {
+        Zip::from(volume.data())
+            .and(reference.data())
+            .map_collect(|&label, &reference| target.contains(label) && Some(reference) != ignored)
+    });
     let spacing_mm = reference.grid().spacing_mm;
     // Beyond 2^32 pieces there are no lesions to speak of: no scores.
     let strays = stray_volumes(p.view(), r.view(), spacing_mm).ok();

@@ -21,6 +21,35 @@ fn brats_reads_the_old_enhancing_label_on_both_sides() {
 }
 
 #[test]
+fn ignored_voxels_count_in_no_score() {
+    let here = tempfile::tempdir().unwrap();
+    let organ = File::with_box(1, [2, 2, 2], [6, 6, 6]);
+    let mut reference = organ.clone();
+    let mut prediction = organ.clone();
+    // A stray piece of the prediction where the reference says nothing.
+    for (p, r) in prediction
+        .labels
+        .iter_mut()
+        .zip(&mut reference.labels)
+        .skip(900)
+    {
+        (*p, *r) = (1, 9);
+    }
+    prediction.save(&here.path().join("p"));
+    reference.save(&here.path().join("r"));
+    let found = results(here.path(), &["--ignore-label", "9", "--lesions", "gli"]);
+    let found = target(&found, 0, "label_1");
+    assert_eq!(
+        (&found["fp"], &found["lesions"]["fp"]),
+        (&0.into(), &0.into())
+    );
+    for score in ["dice", "nsd@1"] {
+        assert_eq!(found["scores"][score], 1.0, "{score}");
+    }
+    assert_eq!(found["scores"]["false_positive_volume_ml"], 0.0);
+}
+
+#[test]
 fn labels_of_references_can_be_renumbered() {
     let here = tempfile::tempdir().unwrap();
     let organ = |label| File::with_box(label, [2, 2, 2], [6, 6, 6]);

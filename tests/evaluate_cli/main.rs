@@ -1,5 +1,10 @@
 //! `medseg evaluate` as a user meets it: labels, unusual files, broken batches, shards, interruptions.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "broken files are made without the care of the program's own writer"
+)]
+
 mod batch;
 mod labels;
 mod nifti;

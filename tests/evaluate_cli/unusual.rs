@@ -30,7 +30,8 @@ fn other_ways_to_store_the_same_labels_change_nothing() {
     let [prediction, reference] = pair(2);
     let plain = scores([&prediction, &reference]);
     assert!(plain[0]["labels"][1]["scores"]["dice"].as_f64().unwrap() < 1.0);
-    let changes: [(&str, fn(&mut File)); 9] = [
+    type Change = (&'static str, fn(&mut File));
+    let changes: [Change; 9] = [
         ("slope", |file| file.slope = 0.5),
         ("slope on int16", |file| {
             file.slope = 0.5;

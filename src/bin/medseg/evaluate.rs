@@ -4,6 +4,8 @@
 //! the rest goes on. The results file is the source of every other output. docs/evaluate.md defines the scores.
 
 mod items;
+mod journal;
+mod memory;
 mod outputs;
 mod scoring;
 
@@ -309,7 +311,7 @@ impl Args {
             labels::table_in_extensions(&extensions)
         };
         let in_file = || {
-            let (prediction, reference) = items.first_pair()?;
+            let (prediction, reference) = items.first_pair.as_ref()?;
             table_of(reference).or_else(|| table_of(prediction))
         };
         let Some(text) = &self.labels else {

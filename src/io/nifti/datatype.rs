@@ -118,6 +118,12 @@ pub trait Sample:
     const DATATYPE: Datatype;
     /// The value as `f64` (rounded for large 64-bit integers).
     fn to_f64(self) -> f64;
+    /// Whether the value is a label number: whole, from 0 to 65535.
+    #[doc(hidden)]
+    fn is_label(self) -> bool;
+    /// The label number, where the value is one.
+    #[doc(hidden)]
+    fn to_label(self) -> u16;
     /// The value as `f32`, rounded once.
     fn to_f32(self) -> f32;
     /// Appends the numbers in `bytes`; a partial one at the end is left out.
@@ -137,6 +143,11 @@ macro_rules! samples {
         impl Sample for $type {
             const DATATYPE: Datatype = Datatype::$variant;
             fn to_f64(self) -> f64 { self as f64 }
+            fn is_label(self) -> bool {
+                // The first test is for NaN and for negative numbers, which 16 bits could give back as they were.
+                (self >= 0 as $type) & (self as u16 as $type == self)
+            }
+            fn to_label(self) -> u16 { self as u16 }
             fn to_f32(self) -> f32 { self as f32 }
             fn decode(bytes: &[u8], endian: Endian, into: &mut Vec<Self>) {
                 let (chunks, _) = bytes.as_chunks::<{ size_of::<$type>() }>();

@@ -209,10 +209,23 @@ impl Reader {
     ///
     /// # Errors
     /// As [`read_label_map`].
-    pub fn into_label_map(mut self, table: LabelTable) -> Result<(LabelMap, Header)> {
+    pub fn into_label_map(self, table: LabelTable) -> Result<(LabelMap, Header)> {
+        self.into_label_map_reusing(table, Vec::new())
+    }
+
+    /// [`Reader::into_label_map`] into the memory of `reused`, whose values go: saves the kernel's work
+    /// for fresh pages where many files are read one after the other.
+    ///
+    /// # Errors
+    /// As [`read_label_map`].
+    pub fn into_label_map_reusing(
+        mut self,
+        table: LabelTable,
+        reused: Vec<u16>,
+    ) -> Result<(LabelMap, Header)> {
         check_one_volume(&self.header, &self.stream.name)?;
         let count = self.plan(self.header.voxel_count().saturating_mul(2))?;
-        let labels = voxels::read_labels(&mut self.stream, &self.header, count)?;
+        let labels = voxels::read_labels(&mut self.stream, &self.header, count, reused)?;
         let volume = volume(labels, self.header.grid, &self.stream.name)?;
         let (header, _) = self.finish()?;
         Ok((LabelMap { volume, table }, header))

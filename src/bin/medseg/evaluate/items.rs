@@ -17,7 +17,11 @@ pub struct Item {
 }
 
 /// The cases of this run, by name.
-pub struct Items(pub Vec<Item>);
+pub struct Items {
+    pub list: Vec<Item>,
+    /// The first pair of all shards, which can have a label table: prediction and reference.
+    pub first_pair: Option<(PathBuf, PathBuf)>,
+}
 
 impl Items {
     /// Finds and pairs the files of the command line; only the cases of the shard, where there is one.
@@ -47,6 +51,7 @@ impl Items {
             }
         };
         items.sort_by(|a, b| a.case.cmp(&b.case));
+        let first_pair = items.iter().find_map(|item| item.files.clone().ok());
         if let Some([index, count]) = args.shard()? {
             let mut number = 0;
             items.retain(|_| {
@@ -54,20 +59,17 @@ impl Items {
                 (number - 1) % count == index - 1
             });
         }
-        Ok(Self(items))
-    }
-
-    /// The first pair: prediction and reference.
-    pub fn first_pair(&self) -> Option<(&Path, &Path)> {
-        let pair = self.0.iter().find_map(|item| item.files.as_ref().ok())?;
-        Some((&pair.0, &pair.1))
+        Ok(Self {
+            list: items,
+            first_pair,
+        })
     }
 
     /// `--dry-run`: says which files belong together.
     pub fn list(&self, args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
         let mut text = String::new();
         let mut broken = 0;
-        for item in &self.0 {
+        for item in &self.list {
             text += &match &item.files {
                 Ok((prediction, reference)) => format!(
                     "{}: {} with {}\n",
@@ -84,7 +86,7 @@ impl Items {
         print_text(&text)?;
         cx.say(&format!(
             "{} cases, {broken} cannot be scored",
-            self.0.len()
+            self.list.len()
         ));
         Ok(if broken > 0 {
             Outcome::SomeFailed

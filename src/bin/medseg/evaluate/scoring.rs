@@ -5,20 +5,20 @@
 
 use super::Args;
 use super::items::{Item, Items, shown};
+use super::journal::{Known, Stamp};
+use super::memory::Budget;
 use crate::context::Context;
 use crate::outcome::one_line;
 use anyhow::Context as _;
 use medseg::evaluate::align::align;
-use medseg::evaluate::case::{CaseScores, Options, score_case};
+use medseg::evaluate::case::{CaseScores, Options, bytes_needed, score_case};
 use medseg::evaluate::results::{Failure, FailureKind, Settings};
 use medseg::evaluate::targets::Mapping;
-use medseg::io::nifti;
+use medseg::io::nifti::Reader;
 use medseg::volume::{LabelTable, Volume};
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -48,8 +48,11 @@ impl Job<'_> {
         } else {
             BTreeMap::new()
         };
-        let journal = self.open_journal(items.0.len(), &known)?;
-        let (workers, threads_each) = self.plan(items);
+        let journal = self.open_journal(items.list.len(), &known)?;
+        // At least one worker; a case of its own may use the threads that have none.
+        let workers = self.cx.threads.min(items.list.len()).max(1);
+        let threads_each = self.cx.threads / workers;
+        let budget = Budget::new(self.cx.limits.memory_bytes);
         let next = AtomicUsize::new(0);
         let done: Mutex<Scored> = Mutex::new((Vec::new(), Vec::new()));
         let pools = (0..workers)
@@ -63,8 +66,10 @@ impl Job<'_> {
         std::thread::scope(|scope| {
             for pool in &pools {
                 scope.spawn(|| {
-                    while let Some(item) = items.0.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let result = pool.install(|| self.score_item(item, &known));
+                    let mut buffers = Buffers::default();
+                    while let Some(item) = items.list.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let work = || self.score_item(item, &known, &budget, &mut buffers);
+                        let result = pool.install(work);
                         self.keep(result, &done, journal.as_ref());
                     }
                 });
@@ -73,31 +78,13 @@ impl Job<'_> {
         Ok(done.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// How many cases at a time, and threads for each.
-    fn plan(&self, items: &Items) -> (usize, usize) {
-        let pairs: Vec<&Path> = items
-            .0
-            .iter()
-            .filter_map(|item| Some(item.files.as_ref().ok()?.1.as_path()))
-            .collect();
-        let mut workers = self.cx.threads.min(pairs.len()).max(1);
-        // A header read is cheap beside a case, and cases of one set are alike: look at the first few.
-        let needs = pairs
-            .iter()
-            .take(64)
-            .filter_map(|path| nifti::read_header(path).ok());
-        let most = needs
-            .map(|(header, _)| bytes_needed(header.voxel_count()))
-            .max()
-            .unwrap_or(1);
-        let fitting = self.cx.limits.memory_bytes / most.max(1);
-        workers = workers
-            .min(usize::try_from(fitting).unwrap_or(usize::MAX))
-            .max(1);
-        (workers, (self.cx.threads / workers).max(1))
-    }
-
-    fn score_item(&self, item: &Item, known: &Known) -> Result<(CaseScores, Stamp), Failure> {
+    fn score_item(
+        &self,
+        item: &Item,
+        known: &Known,
+        budget: &Budget,
+        buffers: &mut Buffers,
+    ) -> Result<(CaseScores, Stamp), Failure> {
         let (prediction, reference) = item.files.as_ref().map_err(Clone::clone)?;
         let stamp = Stamp::of(prediction, reference);
         if let Some(scores) = known.get(&item.case).filter(|(seen, _)| *seen == stamp) {
@@ -109,11 +96,23 @@ impl Job<'_> {
             reason,
         };
         let unreadable = |error: anyhow::Error| failed(FailureKind::Unreadable, one_line(&error));
-        let limit = |path: &Path| self.check_memory(path);
-        limit(reference).map_err(|error| failed(FailureKind::Memory, one_line(&error)))?;
-        let mut reference_map = self.read(reference).map_err(unreadable)?;
+        let misaligned = |error: String| failed(FailureKind::Geometry, error);
+        let open = |path: &Path| self.open(path).map_err(unreadable);
+        let (reference_file, prediction_file) = (open(reference)?, open(prediction)?);
+        let voxels = [&reference_file, &prediction_file].map(|file| file.header().voxel_count());
+        let needed = bytes_needed(voxels, self.options, rayon::current_num_threads());
+        self.cx
+            .limits
+            .check(&shown(reference), needed)
+            .map_err(|error| failed(FailureKind::Memory, error.to_string()))?;
+        let _share = budget.share(needed, || *buffers = Buffers::default());
+        let read = |file: Reader, path: &Path, buffer: &mut Vec<u16>| {
+            self.read(file, path, std::mem::take(buffer))
+                .map_err(unreadable)
+        };
+        let mut reference_map = read(reference_file, reference, &mut buffers.reference)?;
         self.mappings.reference.apply(reference_map.as_slice_mut());
-        let mut prediction_map = self.read(prediction).map_err(unreadable)?;
+        let mut prediction_map = read(prediction_file, prediction, &mut buffers.prediction)?;
         self.mappings
             .prediction
             .apply(prediction_map.as_slice_mut());
@@ -122,35 +121,29 @@ impl Job<'_> {
             reference_map.grid(),
             self.settings.grid_tolerance_mm,
         )
-        .map_err(|error| failed(FailureKind::Geometry, error.to_string()))?;
-        let mut scores = score_case(&item.case, &aligned, &reference_map, self.options)
-            .map_err(|error| failed(FailureKind::Geometry, error.to_string()))?;
+        .map_err(|error| misaligned(error.to_string()))?;
+        let scores = score_case(&item.case, &aligned, &reference_map, self.options);
+        buffers.prediction = memory_of(aligned);
+        buffers.reference = memory_of(reference_map);
+        let mut scores = scores.map_err(|error| misaligned(error.to_string()))?;
         scores.prediction = shown(prediction);
         scores.reference = shown(reference);
         Ok((scores, stamp))
     }
 
-    fn check_memory(&self, path: &Path) -> anyhow::Result<()> {
-        // A header that cannot be read is reported by the reader.
-        if let Ok((header, _)) = nifti::read_header(path) {
-            self.cx
-                .limits
-                .check(&shown(path), bytes_needed(header.voxel_count()))?;
-        }
-        Ok(())
+    /// Opens a label map; errors name the file without its folder, so that results do not depend on where it lies.
+    fn open(&self, path: &Path) -> anyhow::Result<Reader> {
+        Reader::open(path, &self.cx.limits).map_err(|error| without_folder(&error, path))
     }
 
-    /// Reads a label map; errors name the file without its folder, so that results do not depend on where it lies.
-    fn read(&self, path: &Path) -> anyhow::Result<Volume<u16>> {
-        let name = shown(path);
-        let (map, header) = nifti::read_label_map(path, LabelTable::default(), &self.cx.limits)
-            .map_err(|error| {
-                let folder = path.parent().map(|folder| format!("{}/", folder.display()));
-                let text = error.to_string();
-                anyhow::anyhow!(folder.map_or(text.clone(), |folder| text.replace(&folder, "")))
-            })?;
+    /// Reads a label map into the memory of `buffer`; errors as [`Self::open`].
+    fn read(&self, file: Reader, path: &Path, buffer: Vec<u16>) -> anyhow::Result<Volume<u16>> {
+        let (map, header) = file
+            .into_label_map_reusing(LabelTable::default(), buffer)
+            .map_err(|error| without_folder(&error, path))?;
         for warning in &header.warnings {
-            self.cx.warn("header", &format!("{name}: {warning}"));
+            self.cx
+                .warn("header", &format!("{}: {warning}", shown(path)));
         }
         Ok(map.volume)
     }
@@ -179,111 +172,23 @@ impl Job<'_> {
     }
 }
 
-/// Two volumes of labels, a turned copy of one, and the bit masks of one label.
-fn bytes_needed(voxels: u64) -> u64 {
-    voxels.saturating_mul(2 * 3).saturating_add(voxels)
+/// The memory of one worker's volumes, used again for its next case.
+#[derive(Default)]
+struct Buffers {
+    prediction: Vec<u16>,
+    reference: Vec<u16>,
 }
 
-/// Sizes and times of change of a pair, by which a resumed run knows that nothing was replaced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Stamp([u128; 4]);
-
-impl Stamp {
-    fn of(prediction: &Path, reference: &Path) -> Self {
-        let of = |path: &Path| {
-            let data = std::fs::metadata(path).ok()?;
-            let changed = data
-                .modified()
-                .ok()?
-                .duration_since(std::time::UNIX_EPOCH)
-                .ok()?;
-            Some([u128::from(data.len()), changed.as_nanos()])
-        };
-        let [a, b] = [prediction, reference].map(|path| of(path).unwrap_or_default());
-        Self([a[0], a[1], b[0], b[1]])
-    }
+/// The memory of a volume that is no longer needed.
+fn memory_of(volume: Volume<u16>) -> Vec<u16> {
+    volume.into_parts().0.into_raw_vec_and_offset().0
 }
 
-/// Scores of an interrupted run.
-type Known = BTreeMap<String, (Stamp, CaseScores)>;
-
-/// The journal: one line of settings, then one line per scored case. A cut last line is no harm.
-impl Job<'_> {
-    fn journal_path(&self) -> PathBuf {
-        let mut name = self.args.output.clone().into_os_string();
-        name.push(".partial");
-        name.into()
-    }
-
-    /// The line that says what the scores depend on.
-    fn head(&self) -> anyhow::Result<String> {
-        let options = format!("{:?}", self.options);
-        Ok(serde_json::to_string(&(
-            env!("CARGO_PKG_VERSION"),
-            self.settings,
-            options,
-        ))?)
-    }
-
-    fn open_journal(&self, cases: usize, known: &Known) -> anyhow::Result<Option<Mutex<File>>> {
-        if cases < 2 || self.args.output == Path::new("-") {
-            return Ok(None);
-        }
-        let path = self.journal_path();
-        let created = File::options()
-            .create(true)
-            .write(true)
-            .truncate(true)
-            .open(&path);
-        let mut file = created.with_context(|| format!("creating {}", path.display()))?;
-        // Written anew also when resuming: the last line of an interrupted run may be cut.
-        let mut text = self.head()?;
-        text.push('\n');
-        for (stamp, scores) in known.values() {
-            text += &serde_json::to_string(&(stamp, scores))?;
-            text.push('\n');
-        }
-        file.write_all(text.as_bytes())
-            .with_context(|| format!("writing {}", path.display()))?;
-        Ok(Some(Mutex::new(file)))
-    }
-
-    fn note(&self, journal: &Mutex<File>, scores: &CaseScores, stamp: Stamp) {
-        let Ok(mut line) = serde_json::to_string(&(stamp, scores)) else {
-            return;
-        };
-        line.push('\n');
-        let mut file = journal.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = file.write_all(line.as_bytes()) {
-            self.cx
-                .warn("journal", &format!("this run cannot be resumed: {error}"));
-        }
-    }
-
-    fn read_journal(&self) -> anyhow::Result<Known> {
-        let path = self.journal_path();
-        let Ok(file) = File::open(&path) else {
-            return Ok(Known::new());
-        };
-        let mut lines = BufReader::new(file).lines();
-        let head = lines.next().transpose().ok().flatten().unwrap_or_default();
-        anyhow::ensure!(
-            head == self.head()?,
-            "{} was made with other settings: delete it or leave --resume out",
-            path.display()
-        );
-        let cases = lines.map_while(Result::ok).filter_map(|line| {
-            let (stamp, scores): (Stamp, CaseScores) = serde_json::from_str(&line).ok()?;
-            Some((scores.case.clone(), (stamp, scores)))
-        });
-        Ok(cases.collect())
-    }
-
-    /// Removes the journal of a finished run.
-    pub fn forget(output: &Path) {
-        let mut name = output.to_owned().into_os_string();
-        name.push(".partial");
-        // It may not exist; if it cannot be removed, it is only in the way of nobody.
-        let _ = std::fs::remove_file(PathBuf::from(name));
-    }
+fn without_folder(error: &medseg::io::Error, path: &Path) -> anyhow::Error {
+    let text = error.to_string();
+    let folder = path.parent().map(|folder| format!("{}/", folder.display()));
+    anyhow::anyhow!(match folder {
+        Some(folder) if folder != "/" => text.replace(&folder, ""),
+        _ => text,
+    })
 }
