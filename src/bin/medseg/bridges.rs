@@ -40,11 +40,11 @@ pub struct Args {
         hide_default_value = true
     )]
     pub min_confidence: f64,
-    /// Smaller pieces are islands and never joined, in voxels [default: 48]
+    /// Smaller pieces are islands and never joined, in voxels [default: 20]
     #[arg(
         long,
         value_name = "N",
-        default_value_t = 48,
+        default_value_t = 20,
         hide_default_value = true
     )]
     pub min_island_voxels: usize,

@@ -20,7 +20,7 @@ pub(super) struct Anchors<'a> {
     pub organ_sides: Vec<Option<bool>>,
     pub piece_sides: Vec<Option<bool>>,
     pub may_end: &'a (dyn Fn(&Piece, [f64; 3], u32) -> bool + Sync),
-    pub place_cost: &'a (dyn Fn(u32, [f64; 3]) -> f64 + Sync),
+    pub place_cost: &'a (dyn Fn(u32, [f64; 3], [f64; 3]) -> f64 + Sync),
 }
 
 /// Where a bridge begins or ends.
@@ -261,7 +261,7 @@ impl<'a> Search<'a> {
                 if !(anchors.may_end)(&self.anatomy.pieces[a.piece as usize], a.surface, organ) {
                     return;
                 }
-                let cost = 1.1 * gap * (2.0 - ca) * (anchors.place_cost)(organ, point);
+                let cost = 1.1 * gap * (2.0 - ca) + (anchors.place_cost)(organ, point, a.surface);
                 let organ = first + organ;
                 if best.get(&organ).is_none_or(|known| cost < known.cost) {
                     best.insert(

@@ -213,8 +213,8 @@ struct Ends<'a> {
     side_of: &'a (dyn Fn(&Piece) -> Option<bool> + Sync),
     /// Whether the tip (mm) of a piece may end at an organ.
     may_end: &'a (dyn Fn(&Piece, [f64; 3], u32) -> bool + Sync),
-    /// Factor on the cost of ending at a place (mm) of an organ.
-    place_cost: &'a (dyn Fn(u32, [f64; 3]) -> f64 + Sync),
+    /// What ending at a place (mm) of an organ costs, in mm, for the tip at the last place.
+    place_cost: &'a (dyn Fn(u32, [f64; 3], [f64; 3]) -> f64 + Sync),
 }
 
 /// Reconnects the pieces of `label` in `labels` (`[z, y, x]`, `spacing_mm` likewise).

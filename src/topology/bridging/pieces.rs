@@ -63,6 +63,13 @@ pub(super) struct Anatomy {
 pub struct Eligibility {
     /// Fewest voxels.
     pub least_voxels: usize,
+    /// Pieces of fewer voxels than this must be unmistakable tubes: [`least_tube_elongation`](Self::least_tube_elongation)
+    /// times as long as wide and round across.
+    pub firm_voxels: usize,
+    /// Least elongation of pieces of fewer than [`firm_voxels`](Self::firm_voxels).
+    pub least_tube_elongation: f64,
+    /// Largest width over thickness of such pieces.
+    pub most_flatness: f64,
     /// Least length in mm.
     pub least_length_mm: f64,
     /// Pieces of this many voxels need no elongation.
@@ -76,7 +83,10 @@ pub struct Eligibility {
 impl Default for Eligibility {
     fn default() -> Self {
         Self {
-            least_voxels: 48,
+            least_voxels: 20,
+            firm_voxels: 48,
+            least_tube_elongation: 3.0,
+            most_flatness: 1.2,
             least_length_mm: 5.0,
             sure_voxels: 100,
             sure_length_mm: 16.0,
@@ -235,7 +245,11 @@ fn pieces(
             let (spread, _) = principal_axes(points.clone());
             let sum = points.fold([0.0; 3], add);
             let length_mm = spread[0] * 12.0_f64.sqrt();
-            let elongation = spread[0] / spread[1].max(0.3 * fine);
+            let [width, thickness] = [1, 2].map(|axis| spread[axis].max(0.3 * fine));
+            let elongation = spread[0] / width;
+            let is_tube = voxels.len() >= rule.firm_voxels
+                || elongation >= rule.least_tube_elongation
+                    && width <= rule.most_flatness * thickness;
             Piece {
                 voxels: voxels.len(),
                 first_voxel: foreground.voxel(voxels[0] as usize),
@@ -247,6 +261,7 @@ fn pieces(
                     .map(|&v| depth[v as usize])
                     .fold(0.0, f64::max),
                 is_eligible: voxels.len() >= rule.least_voxels
+                    && is_tube
                     && length_mm >= rule.least_length_mm.max(4.0 * fine)
                     && (elongation >= rule.least_elongation
                         || length_mm > rule.sure_length_mm

@@ -7,13 +7,15 @@
 //! - Every piece and kidney has a side by its centre's distance from the midline, which lies between the
 //!   kidneys (one kidney or none: at the bladder; neither: in the middle of the map). What lies within 5 mm of it
 //!   has no side until it is joined to something that has one. Left is never joined to right.
-//! - A kidney is reached from the upper half of a piece and on its medial half, the bladder from the lower
-//!   half and, as far as it can be chosen, on the side of the ureter.
+//! - A kidney is reached from the upper half of a piece, the bladder from the lower half. A way costs more the
+//!   further it ends from the place where ureters end: the hilum, taken as the middle of the kidney's medial
+//!   border, and the posterolateral wall of the bladder low on the piece's side. The kidneys lie behind the
+//!   bladder, which tells back from front; without a kidney it is the world's y.
 //! - What is missing is said: [`UreterRepair::notes`].
 
 use super::{ConnectError, ConnectOptions, Ends, Piece, Repair, connect_with};
 use crate::topology::foreground::Foreground;
-use crate::topology::vector::add;
+use crate::topology::vector::{add, distance};
 use crate::volume::Grid;
 use ndarray::ArrayView3;
 use std::collections::BTreeSet;
@@ -65,12 +67,27 @@ const NEAR_MIDLINE_MM: f64 = 5.0;
 /// Organ pieces below this size are specks, in mm³.
 const LEAST_ORGAN_MM3: f64 = 500.0;
 
+/// How much farther a way may be, in mm, to end 1 mm nearer to the expected place.
+const PLACE_WEIGHT: f64 = 0.7;
+/// Kidneys at least this far behind or before the bladder, in mm, tell back from front.
+const SURE_DEPTH_MM: f64 = 10.0;
+
 struct Organ {
     is_bladder: bool,
     center_mm: [f64; 3],
-    /// Extent along world x.
-    x_mm: [f64; 2],
+    /// Smallest and largest world coordinates.
+    box_mm: [[f64; 3]; 2],
     mm3: f64,
+}
+
+impl Organ {
+    /// A place in the box around the organ: from -1 to 1 along each world axis, 0 in the middle.
+    fn at(&self, place: [f64; 3]) -> [f64; 3] {
+        let [low, high] = self.box_mm;
+        std::array::from_fn(|axis| {
+            0.5 * (low[axis] + high[axis] + place[axis] * (high[axis] - low[axis]))
+        })
+    }
 }
 
 /// Restores the ureters of a label map on `grid`; see the module for the rules.
@@ -101,10 +118,11 @@ pub fn connect_ureters(
         _ => None,
     };
     let world = |place: [f64; 3]| world_of(grid, place);
+    let straddles =
+        |organ: &Organ| organ.box_mm[0][0] < midline_mm && organ.box_mm[1][0] > midline_mm;
     let organ_side = |organ: &Organ| {
-        let straddles = organ.x_mm[0] < midline_mm && organ.x_mm[1] > midline_mm;
         let side = side_of(organ.center_mm[0]);
-        if organ.is_bladder || straddles {
+        if organ.is_bladder || straddles(organ) {
             None
         } else {
             side
@@ -122,14 +140,19 @@ pub fn connect_ureters(
                     above > 0.0
                 })
     };
-    let place_cost = |organ: u32, point: [f64; 3]| {
+    let behind = behind(&organs);
+    let place_cost = |organ: u32, point: [f64; 3], tip: [f64; 3]| {
         let organ = &organs[organ as usize];
-        let (x, center) = (
-            world(point)[0] - midline_mm,
-            organ.center_mm[0] - midline_mm,
-        );
-        let is_good = organ.is_bladder || x.abs() <= center.abs() || organ_side(organ).is_none();
-        if is_good { 1.0 } else { 1.5 }
+        let lateral = (world(tip)[0] - midline_mm).signum();
+        let expected = if organ.is_bladder {
+            organ.at([0.6 * lateral, 0.6 * behind, -0.35])
+        } else if straddles(organ) {
+            // The ureters of a horseshoe kidney leave in front, anywhere.
+            return 0.0;
+        } else {
+            organ.at([-0.9 * lateral, 0.0, 0.0])
+        };
+        PLACE_WEIGHT * distance(world(point), expected)
     };
     let sides = |piece: &Piece| side_of(world(piece.center_mm)[0]).map(|s| s == Side::Right);
     let ends = Ends {
@@ -182,7 +205,7 @@ fn organs(
             organs.push(Organ {
                 is_bladder,
                 center_mm: [0.0; 3],
-                x_mm: [f64::INFINITY, f64::NEG_INFINITY],
+                box_mm: [[f64::INFINITY; 3], [f64::NEG_INFINITY; 3]],
                 mm3: 0.0,
             });
         }
@@ -190,7 +213,11 @@ fn organs(
         let organ = &mut organs[*known as usize];
         let place = world_of(grid, foreground.position_mm(index));
         organ.center_mm = add(organ.center_mm, place);
-        organ.x_mm = [organ.x_mm[0].min(place[0]), organ.x_mm[1].max(place[0])];
+        let [low, high] = organ.box_mm;
+        organ.box_mm = [
+            std::array::from_fn(|axis| low[axis].min(place[axis])),
+            std::array::from_fn(|axis| high[axis].max(place[axis])),
+        ];
         organ.mm3 += 1.0;
     }
     let voxel_mm3 = grid.spacing_mm.iter().product::<f64>();
@@ -199,6 +226,22 @@ fn organs(
         organ.mm3 *= voxel_mm3;
     }
     (organ_of, organs)
+}
+
+/// Sign of world y towards the back of the patient.
+fn behind(organs: &[Organ]) -> f64 {
+    let middle = |is_bladder: bool| {
+        let sizable = organs
+            .iter()
+            .filter(|organ| organ.is_bladder == is_bladder && organ.mm3 >= LEAST_ORGAN_MM3);
+        let (sum, mm3) = sizable.fold((0.0, 0.0), |(sum, mm3), organ| {
+            (sum + organ.center_mm[1] * organ.mm3, mm3 + organ.mm3)
+        });
+        sum / mm3
+    };
+    // Not a number without kidney or bladder.
+    let depth = middle(false) - middle(true);
+    if depth > SURE_DEPTH_MM { 1.0 } else { -1.0 }
 }
 
 /// World x between left and right.
@@ -220,7 +263,7 @@ fn midline(organs: &[Organ], grid: &Grid, notes: &mut Vec<String>) -> f64 {
         [a, b, ..] => 0.5 * (a.center_mm[0] + b.center_mm[0]),
         [one] => {
             let across = bladder_x.unwrap_or(one.center_mm[0]);
-            let is_horseshoe = one.x_mm[0] < across - 20.0 && one.x_mm[1] > across + 20.0;
+            let is_horseshoe = one.box_mm[0][0] < across - 20.0 && one.box_mm[1][0] > across + 20.0;
             notes.push(if is_horseshoe {
                 "one kidney on both sides (horseshoe): it takes ureters of both".to_owned()
             } else {
