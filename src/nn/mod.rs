@@ -40,5 +40,6 @@ mod winograd;
 pub use error::Error;
 pub use isa::Isa;
 pub use network::{Executor, Network};
+pub use ops::{LogitsBox, TakeLogits};
 pub use plan::Plan;
 pub use precision::{Compute, Precision};

@@ -3,7 +3,7 @@
 use super::arch::UnetSpec;
 use super::arena::Floats;
 use super::graph::{Finish, Graph, build};
-use super::ops::{self, Input, ScratchPool, Target};
+use super::ops::{self, Input, ScratchPool, TakeLogits, Target};
 use super::plan::Plan;
 use super::weights::Weights;
 use super::{Compute, Error};
@@ -124,6 +124,7 @@ impl Network {
             arena,
             norms: Floats::zeroed(plan.norm_floats, "normalisation factors")?,
             scratch: ScratchPool::new(rayon::current_num_threads(), plan.scratch_floats)?,
+            boxes: ScratchPool::new(0, plan.box_floats)?,
             partials,
             network: self,
             plan,
@@ -142,6 +143,29 @@ pub struct Executor<'n> {
     norms: Floats,
     partials: Vec<f64>,
     scratch: ScratchPool,
+    boxes: ScratchPool,
+}
+
+/// Where a forward pass leaves its logits.
+enum Output<'a> {
+    /// In a patch `[classes][z][y][x]`, un-flipped, in place of what is there or added to it.
+    Patch {
+        logits: &'a mut [f32],
+        flip: [bool; 3],
+        add: bool,
+    },
+    /// With the caller, box by box.
+    Boxes(&'a TakeLogits<'a>),
+}
+
+impl Output<'_> {
+    /// Axes along which the image is read backwards.
+    fn flip(&self) -> [bool; 3] {
+        match self {
+            Self::Patch { flip, .. } => *flip,
+            Self::Boxes(_) => [false; 3],
+        }
+    }
 }
 
 impl Executor<'_> {
@@ -166,7 +190,17 @@ impl Executor<'_> {
     /// `input` or `output` has the wrong length; scratch for more threads than there were at construction
     /// is not to be had.
     pub fn run(&mut self, input: &[f32], output: &mut [f32]) -> Result<(), Error> {
-        self.forward(input, [false; 3], false, output)
+        self.run_flipped(input, [false; 3], output)
+    }
+
+    /// Like [`Executor::run`], handing the logits on in boxes as soon as they are computed: no patch of
+    /// logits is ever stored. Every voxel and class comes once, with the numbers of [`Executor::run`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Executor::run`].
+    pub fn run_boxes(&mut self, input: &[f32], take: &TakeLogits<'_>) -> Result<(), Error> {
+        self.forward(input, &mut Output::Boxes(take))
     }
 
     /// Like [`Executor::run`] on the patch mirrored along the axes `flip` `[z, y, x]`, with the logits
@@ -181,7 +215,7 @@ impl Executor<'_> {
         flip: [bool; 3],
         output: &mut [f32],
     ) -> Result<(), Error> {
-        self.forward(input, flip, false, output)
+        self.patch(input, flip, false, output)
     }
 
     /// Like [`Executor::run_flipped`], adding the logits to `output`: one step of test-time mirroring.
@@ -195,16 +229,23 @@ impl Executor<'_> {
         flip: [bool; 3],
         output: &mut [f32],
     ) -> Result<(), Error> {
-        self.forward(input, flip, true, output)
+        self.patch(input, flip, true, output)
     }
 
-    fn forward(
+    fn patch(
         &mut self,
         input: &[f32],
         flip: [bool; 3],
         add: bool,
-        output: &mut [f32],
+        logits: &mut [f32],
     ) -> Result<(), Error> {
+        let voxels: usize = self.plan.patch.iter().product();
+        let expected = self.network.out_channels() * voxels;
+        expect_len("the logits", logits.len(), expected)?;
+        self.forward(input, &mut Output::Patch { logits, flip, add })
+    }
+
+    fn forward(&mut self, input: &[f32], output: &mut Output<'_>) -> Result<(), Error> {
         let voxels: usize = self.plan.patch.iter().product();
         let network = self.network;
         expect_len(
@@ -212,23 +253,15 @@ impl Executor<'_> {
             input.len(),
             network.in_channels() * voxels,
         )?;
-        expect_len("the logits", output.len(), network.out_channels() * voxels)?;
         for index in 0..network.graph.ops.len() {
-            self.step(index, input, flip, add, output)?;
+            self.step(index, input, output)?;
             self.normalise(index);
         }
         Ok(())
     }
 
     /// Runs one operation.
-    fn step(
-        &mut self,
-        index: usize,
-        image: &[f32],
-        flip: [bool; 3],
-        add: bool,
-        logits: &mut [f32],
-    ) -> Result<(), Error> {
+    fn step(&mut self, index: usize, image: &[f32], output: &mut Output<'_>) -> Result<(), Error> {
         let graph = &self.network.graph;
         let (op, plan) = (&graph.ops[index], &self.plan);
         let region = |value: usize| {
@@ -245,7 +278,7 @@ impl Executor<'_> {
             vec![Input::Image {
                 data: image,
                 channels: self.network.in_channels(),
-                flip,
+                flip: output.flip(),
             }]
         } else {
             read.into_iter()
@@ -269,10 +302,16 @@ impl Executor<'_> {
                 value: &graph.values[value],
                 partials: &mut self.partials,
             },
-            None => Target::Logits {
-                data: logits,
-                flip,
-                add,
+            None => match output {
+                Output::Patch { logits, flip, add } => Target::Logits {
+                    data: logits,
+                    flip: *flip,
+                    add: *add,
+                },
+                Output::Boxes(take) => Target::Boxes {
+                    take: *take,
+                    pool: &self.boxes,
+                },
             },
         };
         let isa = self.network.compute.isa;

@@ -30,6 +30,8 @@ pub struct Plan {
     pub(crate) partial_sums: usize,
     /// Floats of scratch per worker.
     pub(crate) scratch_floats: usize,
+    /// Floats of a box of logits.
+    pub(crate) box_floats: usize,
 }
 
 impl Plan {
@@ -42,6 +44,11 @@ impl Plan {
     /// Bytes of scratch each worker thread needs on top.
     pub fn scratch_bytes_per_thread(&self) -> usize {
         self.scratch_floats * size_of::<f32>()
+    }
+
+    /// Bytes of the logits of one box, which every worker needs in [`Executor::run_boxes`](super::Executor::run_boxes).
+    pub fn box_bytes_per_thread(&self) -> usize {
+        self.box_floats * size_of::<f32>()
     }
 
     /// Bytes in all for `threads` workers.
@@ -127,7 +134,19 @@ impl Plan {
             .max()
             .unwrap_or(0)
             .next_multiple_of(LINE);
+        let box_floats = graph
+            .ops
+            .iter()
+            .zip(&ops)
+            .filter(|(op, _)| matches!(op.finish, Finish::Logits { .. }))
+            .map(|(op, plan)| {
+                let [planes, rows] = plan.window.extent;
+                op.channels_out * planes * rows * plan.window.output[2]
+            })
+            .max()
+            .unwrap_or(0);
         Ok(Self {
+            box_floats,
             patch,
             grids,
             offsets,

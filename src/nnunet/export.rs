@@ -7,6 +7,7 @@
 //!
 //! Behaviour of `nnunetv2` 2.8.1 `inference/export_prediction.py` and `label_handling.py`.
 
+use super::columns::Column;
 use super::dataset::{Classes, DatasetInfo};
 use super::logit::Logit;
 use super::predict_error::PredictError;
@@ -24,6 +25,18 @@ const BLOCK: usize = 4096;
 pub struct LabelExport<T> {
     properties: Properties,
     decision: Decision,
+    /// Of the whole image.
+    resampler: Option<LinearResampler>,
+    /// Of the current column.
+    column: Option<ColumnState<T>>,
+    labels: Array3<u16>,
+    probabilities: Option<Array4<f32>>,
+}
+
+/// Where the export of a column is.
+#[derive(Debug)]
+struct ColumnState<T> {
+    column: Column,
     resampler: Option<LinearResampler>,
     /// The two newest network slices, `[heads, y, x]`.
     older: Vec<T>,
@@ -32,8 +45,6 @@ pub struct LabelExport<T> {
     resampled: Vec<T>,
     /// Next slice of the crop to be written.
     next: usize,
-    labels: Array3<u16>,
-    probabilities: Option<Array4<f32>>,
 }
 
 /// How logits become a label.
@@ -82,22 +93,9 @@ impl<T: Logit> LabelExport<T> {
                 Decision::Regions(regions.iter().map(|region| region.written_as).collect())
             }
         };
-        let resampler = if properties.is_unresampled() {
-            None
-        } else {
-            Some(logits_resampler(&properties, resampling)?)
-        };
+        let resampler = logits_resampler(&properties, resampling)?;
         let heads = decision.heads();
-        let plane = |shape: [usize; 3]| heads * shape[1] * shape[2];
         let shape = properties.grid.shape;
-        let (kept, resampled) = if resampler.is_some() {
-            (
-                plane(properties.network_shape),
-                plane(properties.bounds.shape()),
-            )
-        } else {
-            (0, 0)
-        };
         let probabilities = probabilities.then(|| {
             let mut all = Array4::zeros([heads, shape[0], shape[1], shape[2]]);
             if let Decision::Largest(_) = decision {
@@ -109,29 +107,86 @@ impl<T: Logit> LabelExport<T> {
         Ok(Self {
             properties,
             resampler,
-            older: vec![T::default(); kept],
-            newer: vec![T::default(); kept],
-            resampled: vec![T::default(); resampled],
-            next: 0,
+            column: None,
             labels: Array3::zeros(shape),
             decision,
             probabilities,
         })
     }
 
-    /// Labels and probabilities, once all slices were accepted.
+    /// Labels and probabilities, once all slices of all columns were accepted.
     pub fn finish(self) -> Exported {
-        debug_assert_eq!(self.next, self.properties.bounds.shape()[0]);
         Exported {
             labels: self.labels,
             probabilities: self.probabilities,
         }
     }
 
-    /// Resamples slice `out` of the crop from the two slices kept, of which `newest` is the newer.
-    fn resample(&mut self, resampler: &LinearResampler, newest: usize, out: usize) {
-        let [_, height, width] = self.properties.network_shape;
-        let [_, out_height, out_width] = self.properties.bounds.shape();
+    /// Decides slice `out` of the crop in a column from its logits `[heads, y, x]`.
+    fn write(&mut self, column: &Column, out: usize, logits: &[T]) {
+        let start = self.properties.bounds.start;
+        let [rows, columns] = [0, 1].map(|axis| {
+            let target = &column.target[axis];
+            start[axis + 1] + target.start..start[axis + 1] + target.end
+        });
+        let plane = column.target_plane();
+        let mut numbers = vec![0_u16; plane];
+        let decision = &self.decision;
+        numbers
+            .par_chunks_mut(BLOCK)
+            .enumerate()
+            .for_each(|(block, numbers)| decide(decision, logits, plane, block * BLOCK, numbers));
+        let order = self.properties.transpose_forward;
+        let mut frame = self.labels.view_mut().permuted_axes(order);
+        let place = s![start[0] + out, rows.clone(), columns.clone()];
+        for (to, number) in frame.slice_mut(place).iter_mut().zip(&numbers) {
+            *to = *number;
+        }
+        if let Some(probabilities) = &mut self.probabilities {
+            let values = to_probabilities(decision, logits, plane);
+            let [a, b, c] = order.map(|axis| axis + 1);
+            let mut frame = probabilities.view_mut().permuted_axes([0, a, b, c]);
+            let place = s![.., start[0] + out, rows, columns];
+            for (to, value) in frame.slice_mut(place).iter_mut().zip(&values) {
+                *to = *value;
+            }
+        }
+    }
+}
+
+impl<T: Logit> ColumnState<T> {
+    /// Prepares for the slices of `column`. `resampler` is that of the whole image.
+    fn new(column: Column, resampler: Option<&LinearResampler>, heads: usize) -> Self {
+        let resampler = resampler.map(|resampler| resampler.part(&column.target).0);
+        let (kept, resampled) = match resampler {
+            Some(_) => (column.source_plane(), column.target_plane()),
+            None => (0, 0),
+        };
+        Self {
+            column,
+            resampler,
+            older: vec![T::default(); heads * kept],
+            newer: vec![T::default(); heads * kept],
+            resampled: vec![T::default(); heads * resampled],
+            next: 0,
+        }
+    }
+
+    /// Resamples slice `next` of the crop from the two slices kept, of which `newest` is the newer, if
+    /// they are all it takes.
+    fn resample(&mut self, newest: usize) -> bool {
+        let Some(resampler) = &self.resampler else {
+            return false;
+        };
+        let out = self.next;
+        if resampler
+            .source_slices(out)
+            .is_none_or(|(_, high)| high > newest)
+        {
+            return false;
+        }
+        let [_, height, width] = resampler.source_shape();
+        let [_, out_height, out_width] = resampler.target_shape();
         let (older, newer) = (&self.older, &self.newer);
         self.resampled
             .par_chunks_mut(out_height * out_width)
@@ -148,74 +203,49 @@ impl<T: Logit> LabelExport<T> {
                     .expect("chunks are one output plane");
                 resampler.slice(source, out, target);
             });
-    }
-
-    /// Decides slice `out` of the crop from its logits `[heads, y, x]`.
-    fn write(&mut self, out: usize, logits: &[T]) {
-        let bounds = self.properties.bounds;
-        let [_, height, width] = bounds.shape();
-        let plane = height * width;
-        let mut numbers = vec![0_u16; plane];
-        let decision = &self.decision;
-        numbers
-            .par_chunks_mut(BLOCK)
-            .enumerate()
-            .for_each(|(block, numbers)| decide(decision, logits, plane, block * BLOCK, numbers));
-        let order = self.properties.transpose_forward;
-        let mut frame = self.labels.view_mut().permuted_axes(order);
-        let place = s![
-            bounds.start[0] + out,
-            bounds.start[1]..bounds.end[1],
-            bounds.start[2]..bounds.end[2]
-        ];
-        for (to, number) in frame.slice_mut(place).iter_mut().zip(&numbers) {
-            *to = *number;
-        }
-        if let Some(probabilities) = &mut self.probabilities {
-            let values = to_probabilities(decision, logits, plane);
-            let [a, b, c] = order.map(|axis| axis + 1);
-            let mut frame = probabilities.view_mut().permuted_axes([0, a, b, c]);
-            let place = s![
-                ..,
-                bounds.start[0] + out,
-                bounds.start[1]..bounds.end[1],
-                bounds.start[2]..bounds.end[2]
-            ];
-            for (to, value) in frame.slice_mut(place).iter_mut().zip(&values) {
-                *to = *value;
-            }
-        }
+        self.next += 1;
+        true
     }
 }
 
 impl<T: Logit> LogitsSink<T> for LabelExport<T> {
+    fn begin(&mut self, column: &Column) -> Result<(), PredictError> {
+        self.column = None; // before the next column's memory is taken
+        let heads = self.decision.heads();
+        let state = ColumnState::new(column.clone(), self.resampler.as_ref(), heads);
+        self.column = Some(state);
+        Ok(())
+    }
+
     fn accept(&mut self, z: usize, logits: &mut Vec<T>) -> Result<(), PredictError> {
-        let Some(resampler) = self.resampler.take() else {
-            self.write(z, logits);
-            self.next = z + 1;
+        let Some(mut state) = self.column.take() else {
             return Ok(());
         };
-        std::mem::swap(&mut self.older, &mut self.newer);
-        std::mem::swap(&mut self.newer, logits);
-        while let Some((_, high)) = resampler.source_slices(self.next)
-            && high <= z
-        {
-            self.resample(&resampler, z, self.next);
-            let resampled = std::mem::take(&mut self.resampled);
-            self.write(self.next, &resampled);
-            self.resampled = resampled;
-            self.next += 1;
+        if state.resampler.is_none() {
+            self.write(&state.column, z, logits);
+        } else {
+            std::mem::swap(&mut state.older, &mut state.newer);
+            std::mem::swap(&mut state.newer, logits);
+            while state.resample(z) {
+                self.write(&state.column, state.next - 1, &state.resampled);
+            }
         }
-        self.resampler = Some(resampler);
+        self.column = Some(state);
         Ok(())
     }
 }
 
-/// nnU-Net's resampling of logits from the network's grid to the crop, if it can be done by slices.
-fn logits_resampler(
+/// nnU-Net's resampling of logits from the network's grid to the crop, if there is any to do.
+///
+/// # Errors
+/// [`PredictError::Unsupported`] where it cannot be done by slices.
+pub(super) fn logits_resampler(
     properties: &Properties,
     options: ResampleOptions,
-) -> Result<LinearResampler, PredictError> {
+) -> Result<Option<LinearResampler>, PredictError> {
+    if properties.is_unresampled() {
+        return Ok(None);
+    }
     let apart = separate_axis(
         options.separate_axis,
         properties.network_spacing_mm,
@@ -226,12 +256,15 @@ fn logits_resampler(
     let along = apart.map_or(in_plane, |_| options.along_separate_axis);
     match (in_plane, along) {
         // Linear in the plane and along the separate axis is linear in all axes.
-        (Interpolation::Linear, Interpolation::Linear) => Ok(resampler),
-        (Interpolation::Linear, Interpolation::Nearest) => Ok(resampler.with_nearest_axis(apart)),
-        (Interpolation::Nearest, Interpolation::Nearest) => Ok((0..3)
-            .fold(resampler, |resampler, axis| {
+        (Interpolation::Linear, Interpolation::Linear) => Ok(Some(resampler)),
+        (Interpolation::Linear, Interpolation::Nearest) => {
+            Ok(Some(resampler.with_nearest_axis(apart)))
+        }
+        (Interpolation::Nearest, Interpolation::Nearest) => {
+            Ok(Some((0..3).fold(resampler, |resampler, axis| {
                 resampler.with_nearest_axis(Some(axis))
-            })),
+            })))
+        }
         _ => Err(PredictError::Unsupported {
             feature: "resampling of logits other than linear or nearest".to_owned(),
         }),

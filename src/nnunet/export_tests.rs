@@ -3,7 +3,9 @@
 use super::*;
 use crate::geometry::bounds::BoundingBox;
 use crate::geometry::resample::resample_to_shape;
+use crate::nnunet::columns;
 use crate::nnunet::dataset::Region;
+use crate::nnunet::window_grid::WindowGrid;
 use crate::volume::Grid;
 use half::f16;
 
@@ -46,12 +48,30 @@ fn export<T: Logit>(
     logits: &Array4<T>,
     probabilities: bool,
 ) -> Exported {
+    export_in_columns(properties, dataset, logits, probabilities, [1, 1])
+}
+
+fn export_in_columns<T: Logit>(
+    properties: Properties,
+    dataset: &DatasetInfo,
+    logits: &Array4<T>,
+    probabilities: bool,
+    counts: [usize; 2],
+) -> Exported {
     let mut export =
         LabelExport::new(properties, dataset, ResampleOptions::LOGITS, probabilities).unwrap();
-    for z in 0..logits.dim().1 {
-        let slice = logits.index_axis(Axis(1), z);
-        let mut slice: Vec<T> = slice.iter().copied().collect();
-        export.accept(z, &mut slice).unwrap();
+    let patch = properties.network_shape.map(|n| n.min(4));
+    let window = WindowGrid::new(properties.network_shape, patch, 3, 0.5).unwrap();
+    let columns = columns::cut(&window, export.resampler.as_ref(), counts);
+    assert!(counts == [1, 1] || columns.len() > 1);
+    for column in &columns {
+        export.begin(column).unwrap();
+        let [rows, columns] = column.source.clone();
+        for z in 0..logits.dim().1 {
+            let slice = logits.slice(s![.., z, rows.clone(), columns.clone()]);
+            let mut slice: Vec<T> = slice.iter().copied().collect();
+            export.accept(z, &mut slice).unwrap();
+        }
     }
     export.finish()
 }
@@ -131,7 +151,9 @@ fn streaming_equals_resampling_whole_volumes() {
         );
         let mut place = properties(image, BoundingBox::whole(image), network, [0, 1, 2]);
         place.network_spacing_mm = network_mm;
-        let found = export(place, &three_classes(), &logits, false);
+        let found = export(place, &three_classes(), &logits, true);
+        let parts = export_in_columns(place, &three_classes(), &logits, true, [2, 2]);
+        assert_eq!(parts, found, "columns of {network:?} to {image:?}");
         let resampled: Vec<Array3<f16>> = logits
             .outer_iter()
             .map(|head| {

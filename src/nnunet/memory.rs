@@ -1,5 +1,6 @@
 //! How much memory a prediction takes, before it starts.
 
+use super::columns::Column;
 use super::predict_error::PredictError;
 use super::preprocess::Properties;
 use super::sliding_window::SlidingWindow;
@@ -25,7 +26,7 @@ pub struct MemoryEstimate {
     pub preprocessed: u64,
     /// Weights of all folds.
     pub weights: u64,
-    /// Activations and scratch of the network, one patch and its logits.
+    /// Activations and scratch of the network, one patch, and its logits or boxes of them.
     pub arena: u64,
     /// Sums of overlapping tiles that are not final yet.
     pub ring: u64,
@@ -58,12 +59,24 @@ pub(super) struct Needs {
     pub network_bytes: usize,
     /// Activations, and scratch of all threads.
     pub arena_bytes: usize,
+    /// Logits that the network hands out at a time: a patch, or a box per thread.
+    pub logits_bytes: usize,
 }
 
 impl MemoryEstimate {
-    pub(super) fn new(properties: &Properties, window: &WindowGrid, needs: &Needs) -> Self {
+    /// Of predicting `columns` one after the other.
+    pub(super) fn new(
+        properties: &Properties,
+        window: &WindowGrid,
+        columns: &[Column],
+        needs: &Needs,
+    ) -> Self {
         let voxels = |shape: [usize; 3]| shape.iter().map(|&n| n as u64).product::<u64>();
         let plane = |shape: [usize; 3]| shape[1] as u64 * shape[2] as u64;
+        let largest =
+            |size: fn(&Column) -> usize| columns.iter().map(size).max().unwrap_or(0) as u64;
+        let (source_plane, target_plane) =
+            (largest(Column::source_plane), largest(Column::target_plane));
         let (channels, heads) = (needs.channels as u64, needs.heads as u64);
         let logit = heads * needs.logit_bytes as u64;
         let image_voxels = voxels(properties.grid.shape);
@@ -90,12 +103,14 @@ impl MemoryEstimate {
             preprocessing += 2 * image_voxels + 4 * (voxels(crop) + voxels(network));
         }
         let weights = needs.network_bytes as u64;
-        let arena = needs.arena_bytes as u64 + 4 * (channels + heads) * voxels(window.patch());
+        let arena = needs.arena_bytes as u64
+            + needs.logits_bytes as u64
+            + 4 * channels * voxels(window.patch());
         // Sums of all classes and one weight per voxel of a slice.
-        let ring_slice = (logit + needs.logit_bytes as u64) * plane(window.padded());
+        let ring_slice = (logit + needs.logit_bytes as u64) * source_plane;
         let depth = window.patch()[0] as u64;
         let folds = needs.folds as u64;
-        let finished = logit * plane(network);
+        let finished = logit * source_plane;
         let ring = if SlidingWindow::rings_per_fold(window, needs.folds) {
             folds * depth * ring_slice
         } else {
@@ -104,11 +119,11 @@ impl MemoryEstimate {
         let importance = 4 * voxels(window.patch());
         let mut slices = importance + finished * if folds > 1 { 2 } else { 1 };
         if resampled {
-            slices += 2 * finished + logit * plane(crop);
+            slices += 2 * finished + logit * target_plane;
         }
         let labels = 2 * image_voxels;
         let probabilities = if needs.probabilities {
-            4 * heads * (image_voxels + plane(crop))
+            4 * heads * (image_voxels + target_plane)
         } else {
             0
         };
@@ -149,9 +164,14 @@ impl MemoryEstimate {
 mod tests {
     use super::*;
     use crate::geometry::bounds::BoundingBox;
+    use crate::nnunet::columns;
     use crate::volume::Grid;
 
-    fn estimate(network_shape: [usize; 3], folds: usize) -> MemoryEstimate {
+    fn estimate_in_columns(
+        network_shape: [usize; 3],
+        folds: usize,
+        counts: [usize; 2],
+    ) -> MemoryEstimate {
         let shape = [100, 50, 50];
         let properties = Properties {
             grid: Grid::with_spacing(shape, [1.0; 3]),
@@ -173,8 +193,23 @@ mod tests {
             turned: false,
             network_bytes: 1000,
             arena_bytes: 5000,
+            logits_bytes: 3000,
         };
-        MemoryEstimate::new(&properties, &window, &needs)
+        let columns = columns::cut(&window, None, counts);
+        MemoryEstimate::new(&properties, &window, &columns, &needs)
+    }
+
+    fn estimate(network_shape: [usize; 3], folds: usize) -> MemoryEstimate {
+        estimate_in_columns(network_shape, folds, [1, 1])
+    }
+
+    #[test]
+    fn columns_share_the_ring() {
+        let whole = estimate([100, 200, 50], 1);
+        let halves = estimate_in_columns([100, 200, 50], 1, [2, 1]);
+        assert_eq!(halves.ring, 20 * 100 * 50 * 2 * 5);
+        assert_eq!(whole.ring, 2 * halves.ring);
+        assert!(halves.slices < whole.slices);
     }
 
     #[test]

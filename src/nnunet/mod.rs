@@ -9,6 +9,7 @@
 
 mod architecture;
 pub mod checkpoint;
+pub mod columns;
 pub mod dataset;
 pub mod describe;
 pub mod export;

@@ -4,24 +4,32 @@
 //! classes x depth x height x width `f16` values and divides by the summed weights at the end. Tiles
 //! are visited with z outermost, so a slice is final as soon as the tiles that start above it are
 //! done. Only the slices of one tile height are kept here, in a ring; a final slice is divided, handed
-//! to a [`LogitsSink`] and its memory used again. Every voxel sees the same additions in the same
-//! order as in nnU-Net, and therefore the same `f16` roundings.
+//! to a [`LogitsSink`] and its memory used again. Where even that is too much, the image is predicted
+//! in [`columns`](super::columns). Every voxel sees the same additions in the same order as in nnU-Net,
+//! and therefore the same `f16` roundings.
 //!
 //! An ensemble adds the final logits of its folds and divides by their number. Either every fold
 //! has a ring of its own, or the folds run one after the other into one summed volume: whichever is
 //! smaller; the results are the same.
 //!
-//! Parallel work is split by slice and class, never within a sum: any number of threads gives the
+//! The image comes by slices too ([`ImageSlices`]), and logits leave the network in boxes that are
+//! weighted and added while they are in the cache.
+//!
+//! Parallel work is split by box, slice and class, never within a sum: any number of threads gives the
 //! same bytes.
 
+use super::columns::Column;
 use super::gaussian::importance_map;
 use super::logit::Logit;
 use super::predict_error::PredictError;
 use super::window_grid::WindowGrid;
+use crate::nn::{LogitsBox, TakeLogits};
 use crate::progress::Progress;
-use ndarray::ArrayView4;
+use ndarray::{Array4, ArrayView4, Axis, Slice as Stretch};
 use rayon::prelude::*;
 use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A network, or several folds of one, that turns a patch into logits.
 pub trait PatchPredictor {
@@ -31,8 +39,8 @@ pub trait PatchPredictor {
     /// Number of folds whose logits are averaged; at least one.
     fn folds(&self) -> usize;
 
-    /// Predicts `patch` (`[C, z, y, x]`) with fold `fold` into `logits` (`[heads, z, y, x]`, every
-    /// value is overwritten), mirroring included.
+    /// Predicts `patch` (`[C, z, y, x]`) with fold `fold`, mirroring included, and hands every voxel of
+    /// every class to `take` once.
     ///
     /// # Errors
     /// [`PredictError::Network`].
@@ -40,14 +48,43 @@ pub trait PatchPredictor {
         &mut self,
         fold: usize,
         patch: &[f32],
-        logits: &mut [f32],
+        take: &TakeLogits<'_>,
     ) -> Result<(), PredictError>;
+}
+
+/// An image at the network's resolution that is read slice by slice.
+pub trait ImageSlices {
+    /// Number of channels.
+    fn channels(&self) -> usize;
+
+    /// Slices `range` as `[C, z, y, x]`. Ranges ascend; one that starts lower begins another pass.
+    ///
+    /// # Errors
+    /// What keeps the slices from being made.
+    fn slices(&mut self, range: Range<usize>) -> Result<ArrayView4<'_, f32>, PredictError>;
+}
+
+/// An image that is there as a whole, `[C, z, y, x]`.
+impl ImageSlices for &Array4<f32> {
+    fn channels(&self) -> usize {
+        self.dim().0
+    }
+
+    fn slices(&mut self, range: Range<usize>) -> Result<ArrayView4<'_, f32>, PredictError> {
+        Ok(self.slice_axis(Axis(1), Stretch::from(range)))
+    }
 }
 
 /// Takes finished slices of logits.
 pub trait LogitsSink<T> {
-    /// Slice `z` of the image is final: `logits` is `[heads, y, x]`. Slices arrive in ascending order,
-    /// each once. The vector may be exchanged for another of the same length.
+    /// The slices of `column` follow.
+    ///
+    /// # Errors
+    /// Whatever stops the prediction.
+    fn begin(&mut self, column: &Column) -> Result<(), PredictError>;
+
+    /// Slice `z` of the column is final: `logits` is `[heads, y, x]` of its source. Slices arrive in
+    /// ascending order, each once. The vector may be exchanged for another of the same length.
     ///
     /// # Errors
     /// Whatever stops the prediction.
@@ -61,16 +98,28 @@ pub struct SlidingWindow {
     importance: Vec<f32>,
 }
 
-/// Sums of one slice: `[heads, y, x]` logits and `[y, x]` weights, padded size.
-#[derive(Clone)]
+/// What a pass over one column works with.
+struct Pass<'p> {
+    grid: &'p WindowGrid,
+    importance: &'p [f32],
+    column: &'p Column,
+    patch: Vec<f32>,
+    progress: &'p dyn Progress,
+}
+
+/// Sums of one slice of a column: `[heads, y, x]` logits and `[y, x]` weights.
 struct Slice<T> {
     sums: Vec<T>,
     weights: Vec<T>,
 }
 
-/// The slices of one tile height; the first is slice `start(level)` of the padded image.
+/// The slices of one tile height; the first is slice `start(level)` of the padded image. Each has a lock
+/// because boxes of logits come from several threads.
 struct Ring<T> {
-    slices: VecDeque<Slice<T>>,
+    slices: VecDeque<Mutex<Slice<T>>>,
+    /// Rows and columns of the padded image.
+    region: [Range<usize>; 2],
+    ones: Vec<f32>,
 }
 
 impl SlidingWindow {
@@ -90,247 +139,283 @@ impl SlidingWindow {
         folds == 1 || folds * grid.patch()[0] <= grid.image()[0] + grid.patch()[0]
     }
 
-    /// Predicts `image` (`[C, z, y, x]`, standard layout, the grid's image size) and hands slices of
-    /// logits to `sink`.
+    /// Predicts `image` (the grid's image size) column by column and hands slices of logits to `sink`.
     ///
-    /// Reports the phase `predict` with one step per tile and fold. Memory: `heads * y * x` values of
-    /// `T` for every slice of the ring (or volume, see [`rings_per_fold`](Self::rings_per_fold)), one
-    /// patch and its logits in `f32`.
+    /// Reports the phase `predict` with one step per tile, fold and column. Memory: `heads * y * x` values
+    /// of `T` of the largest column for every slice of the ring (or volume, see
+    /// [`rings_per_fold`](Self::rings_per_fold)), one patch, and what the network takes.
     ///
     /// # Errors
     /// [`PredictError::LogitsNotFinite`] when a sum overflows or the network gives NaN,
-    /// [`PredictError::Interrupted`], and what the network or the sink return.
+    /// [`PredictError::Interrupted`], and what the image, the network or the sink return.
     pub fn run<T: Logit>(
         &self,
-        image: ArrayView4<'_, f32>,
+        image: &mut dyn ImageSlices,
+        columns: &[Column],
         network: &mut dyn PatchPredictor,
         sink: &mut dyn LogitsSink<T>,
         progress: &dyn Progress,
     ) -> Result<(), PredictError> {
-        let folds = network.folds();
-        let heads = network.heads();
-        let levels = self.grid.starts(0).len();
-        let [_, height, width] = self.grid.image();
-        progress.begin("predict", (self.grid.tile_count() * folds) as u64);
-        let mut tile = Tile::new(image.dim().0, heads, self.grid.patch());
-        let mut finished = vec![T::default(); heads * height * width];
-        let mut other = if folds > 1 {
-            finished.clone()
-        } else {
-            Vec::new()
-        };
-        if Self::rings_per_fold(&self.grid, folds) {
-            let mut rings: Vec<Ring<T>> =
-                (0..folds).map(|_| Ring::new(&self.grid, heads)).collect();
-            for level in 0..levels {
-                for (fold, ring) in rings.iter_mut().enumerate() {
-                    self.predict_level(image, level, fold, network, ring, &mut tile, progress)?;
-                }
-                for (slot, z) in self.image_slices(level) {
-                    for (fold, ring) in rings.iter().enumerate() {
-                        if fold == 0 {
-                            ring.finish(slot, z, &self.grid, &mut finished)?;
-                        } else {
-                            ring.finish(slot, z, &self.grid, &mut other)?;
-                            add(&mut finished, &other);
-                        }
-                    }
-                    average(&mut finished, folds);
-                    sink.accept(z, &mut finished)?;
-                }
-                for ring in &mut rings {
-                    ring.advance(self.grid.final_slices(level).len());
-                }
+        let tiles: usize = columns
+            .iter()
+            .map(|column| column.tile_count(&self.grid))
+            .sum();
+        progress.begin("predict", (tiles * network.folds()) as u64);
+        let voxels: usize = self.grid.patch().iter().product();
+        let mut patch = vec![0.0; image.channels() * voxels];
+        for column in columns {
+            sink.begin(column)?;
+            let mut pass = Pass {
+                grid: &self.grid,
+                importance: &self.importance,
+                column,
+                patch,
+                progress,
+            };
+            if Self::rings_per_fold(&self.grid, network.folds()) {
+                pass.all_folds(image, network, sink)?;
+            } else {
+                pass.fold_by_fold(image, network, sink)?;
             }
-        } else {
-            let mut sums: Vec<Vec<T>> = Vec::with_capacity(self.grid.image()[0]);
-            for fold in 0..folds {
-                let mut ring = Ring::new(&self.grid, heads);
-                for level in 0..levels {
-                    self.predict_level(
-                        image, level, fold, network, &mut ring, &mut tile, progress,
-                    )?;
-                    for (slot, z) in self.image_slices(level) {
-                        ring.finish(slot, z, &self.grid, &mut other)?;
-                        if fold == 0 {
-                            sums.push(other.clone());
-                            continue;
-                        }
-                        add(&mut sums[z], &other);
-                        if fold + 1 == folds {
-                            average(&mut sums[z], folds);
-                            sink.accept(z, &mut sums[z])?;
-                            sums[z] = Vec::new();
-                        }
+            patch = pass.patch;
+        }
+        Ok(())
+    }
+}
+
+impl Pass<'_> {
+    /// Predicts all folds of a level before the next.
+    fn all_folds<T: Logit>(
+        &mut self,
+        image: &mut dyn ImageSlices,
+        network: &mut dyn PatchPredictor,
+        sink: &mut dyn LogitsSink<T>,
+    ) -> Result<(), PredictError> {
+        let folds = network.folds();
+        let mut finished = vec![T::default(); network.heads() * self.column.source_plane()];
+        let mut other = vec![T::default(); if folds > 1 { finished.len() } else { 0 }];
+        let mut rings: Vec<Ring<T>> = (0..folds)
+            .map(|_| Ring::new(self.grid, network.heads(), self.column))
+            .collect();
+        for level in 0..self.grid.starts(0).len() {
+            for (fold, ring) in rings.iter().enumerate() {
+                self.level(image, level, fold, network, ring)?;
+            }
+            for (slot, z) in self.image_slices(level) {
+                for (fold, ring) in rings.iter().enumerate() {
+                    if fold == 0 {
+                        ring.finish(slot, z, &mut finished)?;
+                    } else {
+                        ring.finish(slot, z, &mut other)?;
+                        add(&mut finished, &other);
                     }
-                    ring.advance(self.grid.final_slices(level).len());
                 }
+                average(&mut finished, folds);
+                sink.accept(z, &mut finished)?;
+            }
+            for ring in &mut rings {
+                ring.advance(self.grid.final_slices(level).len());
+            }
+        }
+        Ok(())
+    }
+
+    /// Predicts one fold after the other into a volume of summed logits.
+    fn fold_by_fold<T: Logit>(
+        &mut self,
+        image: &mut dyn ImageSlices,
+        network: &mut dyn PatchPredictor,
+        sink: &mut dyn LogitsSink<T>,
+    ) -> Result<(), PredictError> {
+        let folds = network.folds();
+        let mut finished = vec![T::default(); network.heads() * self.column.source_plane()];
+        let mut sums: Vec<Vec<T>> = Vec::with_capacity(self.grid.image()[0]);
+        for fold in 0..folds {
+            let mut ring = Ring::new(self.grid, network.heads(), self.column);
+            for level in 0..self.grid.starts(0).len() {
+                self.level(image, level, fold, network, &ring)?;
+                for (slot, z) in self.image_slices(level) {
+                    ring.finish(slot, z, &mut finished)?;
+                    if fold == 0 {
+                        sums.push(finished.clone());
+                        continue;
+                    }
+                    add(&mut sums[z], &finished);
+                    if fold + 1 == folds {
+                        average(&mut sums[z], folds);
+                        sink.accept(z, &mut sums[z])?;
+                        sums[z] = Vec::new();
+                    }
+                }
+                ring.advance(self.grid.final_slices(level).len());
             }
         }
         Ok(())
     }
 
     /// Ring slots that are final after `level`, with the slices of the image they hold.
-    fn image_slices(&self, level: usize) -> impl Iterator<Item = (usize, usize)> {
+    fn image_slices(&self, level: usize) -> Vec<(usize, usize)> {
         self.grid
             .final_slices(level)
             .enumerate()
             .filter_map(|(slot, z)| Some((slot, self.grid.image_slice(z)?)))
+            .collect()
     }
 
-    /// Adds all tiles that start at one z.
-    fn predict_level<T: Logit>(
-        &self,
-        image: ArrayView4<'_, f32>,
+    /// Adds all tiles of the column that start at one z.
+    fn level<T: Logit>(
+        &mut self,
+        image: &mut dyn ImageSlices,
         level: usize,
         fold: usize,
         network: &mut dyn PatchPredictor,
-        ring: &mut Ring<T>,
-        tile: &mut Tile,
-        progress: &dyn Progress,
+        ring: &Ring<T>,
     ) -> Result<(), PredictError> {
-        let z = self.grid.starts(0)[level];
-        for &y in self.grid.starts(1) {
-            for &x in self.grid.starts(2) {
-                if progress.interrupted() {
+        let grid = self.grid;
+        let [rows, columns] = self.column.tiles(grid);
+        let seen = grid.seen_slices(level);
+        let slices = image.slices(seen.clone())?;
+        let z = grid.starts(0)[level];
+        for &y in &grid.starts(1)[rows] {
+            for &x in &grid.starts(2)[columns.clone()] {
+                if self.progress.interrupted() {
                     return Err(PredictError::Interrupted);
                 }
-                tile.cut(image, [z, y, x], &self.grid);
-                network.predict(fold, &tile.patch, &mut tile.logits)?;
-                ring.add(&tile.logits, &self.importance, [y, x], &self.grid);
-                progress.advance(1);
+                cut(&mut self.patch, slices, seen.start, [z, y, x], grid);
+                network.predict(fold, &self.patch, &|logits| {
+                    ring.add(&logits, self.importance, [y, x], grid);
+                })?;
+                self.progress.advance(1);
             }
         }
         Ok(())
     }
 }
 
-/// Input and output of the network.
-struct Tile {
-    patch: Vec<f32>,
-    logits: Vec<f32>,
-}
-
-impl Tile {
-    fn new(channels: usize, heads: usize, patch: [usize; 3]) -> Self {
-        let voxels: usize = patch.iter().product();
-        Self {
-            patch: vec![0.0; channels * voxels],
-            logits: vec![0.0; heads * voxels],
-        }
-    }
-
-    /// Copies the tile at `start` of the padded image; padding is 0.
-    fn cut(&mut self, image: ArrayView4<'_, f32>, start: [usize; 3], grid: &WindowGrid) {
-        let [depth, height, width] = grid.patch();
-        // Per axis: the overlap with the image in image coordinates, and where it lies in the patch.
-        let overlap: [(std::ops::Range<usize>, usize); 3] = std::array::from_fn(|axis| {
-            let before = grid.pad_before()[axis];
-            let first = start[axis].max(before);
-            let end = (start[axis] + grid.patch()[axis]).min(before + grid.image()[axis]);
-            (first - before..end.max(first) - before, first - start[axis])
+/// Copies the tile at `start` of the padded image to `patch`; padding is 0. `slices` are those of the image
+/// from `first` on.
+fn cut(
+    patch: &mut [f32],
+    slices: ArrayView4<'_, f32>,
+    first: usize,
+    start: [usize; 3],
+    grid: &WindowGrid,
+) {
+    let [depth, height, width] = grid.patch();
+    // Per axis: the overlap with the image in image coordinates, and where it lies in the patch.
+    let overlap: [(Range<usize>, usize); 3] = std::array::from_fn(|axis| {
+        let before = grid.pad_before()[axis];
+        let first = start[axis].max(before);
+        let end = (start[axis] + grid.patch()[axis]).min(before + grid.image()[axis]);
+        (first - before..end.max(first) - before, first - start[axis])
+    });
+    let [
+        (z_range, z_offset),
+        (y_range, y_offset),
+        (x_range, x_offset),
+    ] = overlap;
+    patch
+        .par_chunks_mut(height * width)
+        .enumerate()
+        .for_each(|(index, plane)| {
+            plane.fill(0.0);
+            let (channel, z) = (index / depth, index % depth);
+            let Some(z) = z.checked_sub(z_offset).map(|z| z + z_range.start) else {
+                return;
+            };
+            if z >= z_range.end {
+                return;
+            }
+            for (row, y) in plane
+                .chunks_exact_mut(width)
+                .skip(y_offset)
+                .zip(y_range.clone())
+            {
+                let source = slices.slice(ndarray::s![channel, z - first, y, x_range.clone()]);
+                for (to, from) in row[x_offset..].iter_mut().zip(source) {
+                    *to = *from;
+                }
+            }
         });
-        let [
-            (z_range, z_offset),
-            (y_range, y_offset),
-            (x_range, x_offset),
-        ] = overlap;
-        self.patch
-            .par_chunks_mut(height * width)
-            .enumerate()
-            .for_each(|(index, plane)| {
-                plane.fill(0.0);
-                let (channel, z) = (index / depth, index % depth);
-                let Some(z) = z.checked_sub(z_offset).map(|z| z + z_range.start) else {
-                    return;
-                };
-                if z >= z_range.end {
-                    return;
-                }
-                for (row, y) in plane
-                    .chunks_exact_mut(width)
-                    .skip(y_offset)
-                    .zip(y_range.clone())
-                {
-                    let source = image.slice(ndarray::s![channel, z, y, x_range.clone()]);
-                    for (to, from) in row[x_offset..].iter_mut().zip(source) {
-                        *to = *from;
-                    }
-                }
-            });
-    }
 }
 
 impl<T: Logit> Ring<T> {
-    fn new(grid: &WindowGrid, heads: usize) -> Self {
-        let [_, height, width] = grid.padded();
-        let slice = Slice {
-            sums: vec![T::default(); heads * height * width],
-            weights: vec![T::default(); height * width],
+    fn new(grid: &WindowGrid, heads: usize, column: &Column) -> Self {
+        let plane = column.source_plane();
+        let region = [0, 1].map(|axis| {
+            let before = grid.pad_before()[axis + 1];
+            column.source[axis].start + before..column.source[axis].end + before
+        });
+        let slice = |_| {
+            Mutex::new(Slice {
+                sums: vec![T::default(); heads * plane],
+                weights: vec![T::default(); plane],
+            })
         };
         Self {
-            slices: vec![slice; grid.patch()[0]].into(),
+            slices: (0..grid.patch()[0]).map(slice).collect(),
+            region,
+            ones: vec![1.0; grid.patch()[2]],
         }
     }
 
-    /// Adds the weighted logits of a tile at `[y, x]`.
-    fn add(&mut self, logits: &[f32], importance: &[f32], start: [usize; 2], grid: &WindowGrid) {
-        let [depth, height, width] = grid.patch();
-        let [_, padded_height, padded_width] = grid.padded();
-        let rows = |y: usize| {
-            let first = (start[0] + y) * padded_width + start[1];
-            first..first + width
+    /// Adds a box of weighted logits of the tile at `[y, x]`, as far as it lies in the column.
+    fn add(
+        &self,
+        logits: &LogitsBox<'_>,
+        importance: &[f32],
+        start: [usize; 2],
+        grid: &WindowGrid,
+    ) {
+        let [_, height, width] = grid.patch();
+        let [planes, rows, columns] = logits.shape;
+        let [region_y, region_x] = &self.region;
+        let top = start[0] + logits.start[1];
+        let left = start[1] + logits.start[2];
+        let y_range = top.max(region_y.start)..(top + rows).min(region_y.end);
+        let x_range = left.max(region_x.start)..(left + columns).min(region_x.end);
+        if x_range.is_empty() {
+            return;
+        }
+        let plane = region_y.len() * region_x.len();
+        // Of the row `y` of the padded image: in the sums, in a row of the box, in a row of the tile.
+        let to = |y: usize| {
+            let first = (y - region_y.start) * region_x.len() + x_range.start - region_x.start;
+            first..first + x_range.len()
         };
-        self.slices
-            .par_iter_mut()
-            .zip(importance.par_chunks(height * width))
-            .enumerate()
-            .for_each(|(z, (slice, importance))| {
-                slice
-                    .sums
-                    .par_chunks_mut(padded_height * padded_width)
-                    .enumerate()
-                    .for_each(|(head, sums)| {
-                        let plane = &logits[(head * depth + z) * height * width..];
-                        for (y, (row, weights)) in plane
-                            .chunks_exact(width)
-                            .zip(importance.chunks_exact(width))
-                            .enumerate()
-                        {
-                            T::add_weighted(&mut sums[rows(y)], row, weights);
-                        }
-                    });
-                let ones = vec![1.0; width];
-                for (y, weights) in importance.chunks_exact(width).enumerate() {
-                    T::add_weighted(&mut slice.weights[rows(y)], weights, &ones);
+        let from = x_range.start - left..x_range.end - left;
+        let in_tile = x_range.start - start[1]..x_range.end - start[1];
+        for index in 0..planes {
+            let z = logits.start[0] + index;
+            let weights = |y: usize| {
+                let row = &importance[(z * height + y - start[0]) * width..][..width];
+                &row[in_tile.clone()]
+            };
+            let mut slice = locked(&self.slices[z]);
+            for (number, head) in logits.heads.clone().enumerate() {
+                let sums = &mut slice.sums[head * plane..(head + 1) * plane];
+                for y in y_range.clone() {
+                    let row = &logits.row(number, index, y - top)[from.clone()];
+                    T::add_weighted(&mut sums[to(y)], row, weights(y));
                 }
-            });
+            }
+            if logits.heads.start == 0 {
+                for y in y_range.clone() {
+                    let ones = &self.ones[..x_range.len()];
+                    T::add_weighted(&mut slice.weights[to(y)], weights(y), ones);
+                }
+            }
+        }
     }
 
-    /// Divides the sums of a slot by their weights into `to`, without padding. `z` is for the error.
-    fn finish(
-        &self,
-        slot: usize,
-        z: usize,
-        grid: &WindowGrid,
-        to: &mut [T],
-    ) -> Result<(), PredictError> {
-        let [_, height, width] = grid.image();
-        let [_, y_before, x_before] = grid.pad_before();
-        let [_, padded_height, padded_width] = grid.padded();
-        let slice = &self.slices[slot];
+    /// Divides the sums of a slot by their weights into `to`. `z` is for the error.
+    fn finish(&self, slot: usize, z: usize, to: &mut [T]) -> Result<(), PredictError> {
+        let slice = locked(&self.slices[slot]);
+        let Slice { sums, weights } = &*slice;
         let finite = to
-            .par_chunks_mut(height * width)
-            .zip(slice.sums.par_chunks(padded_height * padded_width))
-            .map(|(to, sums)| {
-                let mut finite = true;
-                for (y, row) in to.chunks_exact_mut(width).enumerate() {
-                    let first = (y + y_before) * padded_width + x_before;
-                    let inside = first..first + width;
-                    finite &= T::divide(&sums[inside.clone()], &slice.weights[inside], row);
-                }
-                finite
-            })
+            .par_chunks_mut(weights.len())
+            .zip(sums.par_chunks(weights.len()))
+            .map(|(to, sums)| T::divide(sums, weights, to))
             .reduce(|| true, |a, b| a & b);
         if finite {
             Ok(())
@@ -346,11 +431,17 @@ impl<T: Logit> Ring<T> {
     fn advance(&mut self, count: usize) {
         let count = count.min(self.slices.len());
         for slice in self.slices.iter_mut().take(count) {
+            let slice = slice.get_mut().unwrap_or_else(PoisonError::into_inner);
             slice.sums.fill(T::default());
             slice.weights.fill(T::default());
         }
         self.slices.rotate_left(count);
     }
+}
+
+/// A panic while a slice was locked ends the prediction anyway.
+fn locked<T>(slice: &Mutex<Slice<T>>) -> MutexGuard<'_, Slice<T>> {
+    slice.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Elements that one parallel task adds or divides.

@@ -1,12 +1,14 @@
 //! The ring against a plain version that keeps whole volumes, as nnU-Net does.
 
 use super::*;
+use crate::nnunet::columns;
 use crate::progress::{Cancel, Silent};
 use half::f16;
 use ndarray::Array4;
 
 /// Logits that depend on the patch's content, on the place inside it and on fold and head.
 struct Mock {
+    patch: [usize; 3],
     heads: usize,
     folds: usize,
     scale: f32,
@@ -23,16 +25,41 @@ impl PatchPredictor for Mock {
         &mut self,
         fold: usize,
         patch: &[f32],
-        logits: &mut [f32],
+        take: &TakeLogits<'_>,
     ) -> Result<(), PredictError> {
-        let voxels = logits.len() / self.heads;
-        for (index, logit) in logits.iter_mut().enumerate() {
-            let (head, voxel) = (index / voxels, index % voxels);
-            *logit = self.scale
-                * (patch[voxel] * (head as f32 + 0.37) + (voxel % 7) as f32 * 0.11
-                    - fold as f32 * 0.53);
+        // Boxes of single rows, and classes apart, in an order of its own.
+        let [depth, height, width] = self.patch;
+        for row in (0..depth * height).rev() {
+            for head in 0..self.heads {
+                let values: Vec<f32> = (row * width..(row + 1) * width)
+                    .map(|voxel| self.logit(fold, patch, head, voxel))
+                    .collect();
+                take(LogitsBox {
+                    heads: head..head + 1,
+                    start: [row / height, row % height, 0],
+                    shape: [1, 1, width],
+                    values: &values,
+                    head_stride: width,
+                });
+            }
         }
         Ok(())
+    }
+}
+
+impl Mock {
+    fn new(patch: [usize; 3], heads: usize, folds: usize) -> Self {
+        Self {
+            patch,
+            heads,
+            folds,
+            scale: 1.0,
+        }
+    }
+
+    fn logit(&self, fold: usize, patch: &[f32], head: usize, voxel: usize) -> f32 {
+        self.scale
+            * (patch[voxel] * (head as f32 + 0.37) + (voxel % 7) as f32 * 0.11 - fold as f32 * 0.53)
     }
 }
 
@@ -40,6 +67,10 @@ impl PatchPredictor for Mock {
 struct Collect<T>(Vec<Vec<T>>);
 
 impl<T: Logit> LogitsSink<T> for Collect<T> {
+    fn begin(&mut self, _column: &Column) -> Result<(), PredictError> {
+        Ok(())
+    }
+
     fn accept(&mut self, z: usize, logits: &mut Vec<T>) -> Result<(), PredictError> {
         assert_eq!(z, self.0.len(), "slices arrive in order");
         self.0.push(logits.clone());
@@ -61,10 +92,69 @@ fn grid(shape: [usize; 3], patch: [usize; 3]) -> WindowGrid {
 fn streamed<T: Logit>(shape: [usize; 3], patch: [usize; 3], mock: &mut Mock) -> Vec<Vec<T>> {
     let window = SlidingWindow::new(grid(shape, patch));
     let mut sink = Collect(Vec::new());
+    let columns = columns::cut(window.grid(), None, [1, 1]);
     window
-        .run(image(shape).view(), mock, &mut sink, &Silent)
+        .run(&mut &image(shape), &columns, mock, &mut sink, &Silent)
         .unwrap();
     sink.0
+}
+
+/// Puts the slices of columns together.
+struct Paste {
+    shape: [usize; 3],
+    heads: usize,
+    column: Option<Column>,
+    slices: Vec<Vec<f16>>,
+}
+
+impl LogitsSink<f16> for Paste {
+    fn begin(&mut self, column: &Column) -> Result<(), PredictError> {
+        self.column = Some(column.clone());
+        Ok(())
+    }
+
+    fn accept(&mut self, z: usize, logits: &mut Vec<f16>) -> Result<(), PredictError> {
+        let [_, height, width] = self.shape;
+        let column = self.column.as_ref().unwrap();
+        let [rows, columns] = column.source.clone();
+        let mut values = logits.iter();
+        for head in 0..self.heads {
+            for y in rows.clone() {
+                for x in columns.clone() {
+                    self.slices[z][(head * height + y) * width + x] = *values.next().unwrap();
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn columns_do_not_show_in_any_bit() {
+    for (shape, patch) in [
+        ([11, 30, 27], [8, 8, 8]),
+        ([3, 29, 5], [8, 8, 8]),
+        ([5, 40, 19], [1, 8, 8]),
+    ] {
+        for folds in [1, 9] {
+            let mut mock = Mock::new(patch, 3, folds);
+            let expected = streamed::<f16>(shape, patch, &mut mock);
+            for counts in [[2, 1], [1, 3], [3, 2], [99, 99]] {
+                let window = SlidingWindow::new(grid(shape, patch));
+                let columns = columns::cut(window.grid(), None, counts);
+                let mut sink = Paste {
+                    shape,
+                    heads: 3,
+                    column: None,
+                    slices: vec![vec![f16::NAN; 3 * shape[1] * shape[2]]; shape[0]],
+                };
+                window
+                    .run(&mut &image(shape), &columns, &mut mock, &mut sink, &Silent)
+                    .unwrap();
+                assert!(sink.slices == expected, "{shape:?} {folds} {counts:?}");
+            }
+        }
+    }
 }
 
 /// nnU-Net's way: whole padded volumes, scalar arithmetic, fold after fold.
@@ -99,8 +189,9 @@ fn whole(shape: [usize; 3], patch: [usize; 3], mock: &mut Mock) -> Vec<Vec<f16>>
                             inside.map_or(0.0, |p| source[[0, p[0], p[1], p[2]]])
                         })
                         .collect();
-                    let mut logits = vec![0.0; mock.heads * voxels];
-                    mock.predict(fold, &cut, &mut logits).unwrap();
+                    let logits: Vec<f32> = (0..mock.heads * voxels)
+                        .map(|index| mock.logit(fold, &cut, index / voxels, index % voxels))
+                        .collect();
                     for index in 0..voxels {
                         let [z, y, x] = at(index);
                         let flat = (z * height + y) * width + x;
@@ -146,11 +237,7 @@ fn the_ring_equals_whole_volumes_in_every_bit() {
         ([40, 6, 9], [6, 8, 4]),
     ] {
         for folds in [1, 2, 3] {
-            let mut mock = Mock {
-                heads: 3,
-                folds,
-                scale: 1.0,
-            };
+            let mut mock = Mock::new(patch, 3, folds);
             assert_eq!(
                 streamed::<f16>(shape, patch, &mut mock),
                 whole(shape, patch, &mut mock),
@@ -162,11 +249,7 @@ fn the_ring_equals_whole_volumes_in_every_bit() {
 
 #[test]
 fn single_precision_is_close_to_half_precision() {
-    let mut mock = Mock {
-        heads: 2,
-        folds: 2,
-        scale: 1.0,
-    };
+    let mut mock = Mock::new([8; 3], 2, 2);
     let half = streamed::<f16>([19, 11, 13], [8, 8, 8], &mut mock);
     let single = streamed::<f32>([19, 11, 13], [8, 8, 8], &mut mock);
     // Where the importance is below the smallest normal f16 (corners of the volume), f16 sums are coarse;
@@ -183,14 +266,15 @@ fn single_precision_is_close_to_half_precision() {
 #[test]
 fn an_overflow_names_the_slice() {
     let mut mock = Mock {
-        heads: 1,
-        folds: 1,
         scale: 30000.0,
+        ..Mock::new([8; 3], 1, 1)
     };
     let window = SlidingWindow::new(grid([9, 8, 8], [8; 3]));
+    let columns = columns::cut(window.grid(), None, [1, 1]);
     let error = window
         .run::<f16>(
-            image([9, 8, 8]).view(),
+            &mut &image([9, 8, 8]),
+            &columns,
             &mut mock,
             &mut Collect(Vec::new()),
             &Silent,
@@ -204,13 +288,11 @@ fn a_cancelled_prediction_stops() {
     let cancel = Cancel::default();
     cancel.cancel();
     let window = SlidingWindow::new(grid([9, 8, 8], [8; 3]));
-    let mut mock = Mock {
-        heads: 1,
-        folds: 1,
-        scale: 1.0,
-    };
+    let mut mock = Mock::new([8; 3], 1, 1);
+    let columns = columns::cut(window.grid(), None, [1, 1]);
     let stopped = window.run::<f32>(
-        image([9, 8, 8]).view(),
+        &mut &image([9, 8, 8]),
+        &columns,
         &mut mock,
         &mut Collect(Vec::new()),
         &cancel,
@@ -226,11 +308,7 @@ fn the_number_of_threads_changes_nothing() {
             .build()
             .unwrap()
             .install(|| {
-                let mut mock = Mock {
-                    heads: 3,
-                    folds: 2,
-                    scale: 1.0,
-                };
+                let mut mock = Mock::new([8; 3], 3, 2);
                 streamed::<f16>([19, 11, 13], [8, 8, 8], &mut mock)
             })
     };

@@ -1,6 +1,7 @@
 //! Where the tiles of a sliding window lie.
 
 use super::predict_error::PredictError;
+use std::ops::Range;
 
 /// Tiles of one patch size over one image, in nnU-Net's places and order.
 ///
@@ -89,6 +90,25 @@ impl WindowGrid {
     /// Number of tiles.
     pub fn tile_count(&self) -> usize {
         self.starts.iter().map(Vec::len).product()
+    }
+
+    /// The tiles, as indices of [`starts`](Self::starts), that touch voxels `range` of the image (not empty)
+    /// along `axis`.
+    pub fn covering(&self, axis: usize, range: &Range<usize>) -> Range<usize> {
+        let before = self.pad_before[axis];
+        let starts = &self.starts[axis];
+        let first =
+            starts.partition_point(|start| start + self.patch[axis] <= range.start + before);
+        let end = starts.partition_point(|&start| start < range.end + before);
+        first..end
+    }
+
+    /// Slices of the image that the tiles of `level` see.
+    pub fn seen_slices(&self, level: usize) -> Range<usize> {
+        let start = self.starts[0][level];
+        let before = self.pad_before[0];
+        let end = (start + self.patch[0]).saturating_sub(before);
+        start.saturating_sub(before)..end.min(self.image[0])
     }
 
     /// Slices of the padded image that no tile after those of `level` (an index into

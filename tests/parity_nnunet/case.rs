@@ -5,6 +5,7 @@ use half::f16;
 use medseg::io::limits::Limits;
 use medseg::io::nifti;
 use medseg::nn::weights::ReadSeek;
+use medseg::nnunet::columns::Column;
 use medseg::nnunet::export::{Exported, LabelExport};
 use medseg::nnunet::model::{Folder, Model, ModelFiles, ModelOptions};
 use medseg::nnunet::predict_error::PredictError;
@@ -239,6 +240,10 @@ impl Tee {
 }
 
 impl LogitsSink<f16> for Tee {
+    fn begin(&mut self, column: &Column) -> Result<(), PredictError> {
+        self.export.begin(column)
+    }
+
     fn accept(&mut self, z: usize, logits: &mut Vec<f16>) -> Result<(), PredictError> {
         if self.ranges[0].contains(&z) {
             let heads = logits.chunks_exact(self.plane).map(|head| {

@@ -12,6 +12,7 @@ use super::axis::{self, Alignment, LinearTap};
 use super::{ResampleError, Sample, check_shapes};
 use ndarray::{ArrayView2, ArrayView3, ArrayViewMut2};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// In which order the eight weighted neighbours are multiplied and summed. The orders differ in the
 /// last bit of `f64` only; it matters where that bit decides (rounding to `f16`, truncation).
@@ -105,6 +106,38 @@ impl LinearResampler {
     /// Shape `[z, y, x]` of the result.
     pub fn target_shape(&self) -> [usize; 3] {
         self.target_shape
+    }
+
+    /// The part of this resampler that makes rows `target[0]` and columns `target[1]` of every slice, and
+    /// the rows and columns of the source that its own source consists of. Bits do not change.
+    pub fn part(&self, target: &[Range<usize>; 2]) -> (Self, [Range<usize>; 2]) {
+        let mut part = self.clone();
+        let source = [0, 1].map(|plane_axis| {
+            let axis = plane_axis + 1;
+            let source = self.part_of_axis(axis, target[plane_axis].clone());
+            part.taps[axis] = self.taps[axis][target[plane_axis].clone()]
+                .iter()
+                .map(|tap| LinearTap {
+                    low: tap.low - source.start,
+                    high: tap.high - source.start,
+                    ..*tap
+                })
+                .collect();
+            part.source_shape[axis] = source.len();
+            part.target_shape[axis] = target[plane_axis].len();
+            source
+        });
+        (part, source)
+    }
+
+    /// Source indices along `axis` (0 = z, 1 = y, 2 = x) that output indices `target` are made of.
+    pub fn part_of_axis(&self, axis: usize, target: Range<usize>) -> Range<usize> {
+        let taps = &self.taps[axis][target];
+        // Both indices never decrease.
+        match (taps.first(), taps.last()) {
+            (Some(first), Some(last)) => first.low..last.high + 1,
+            _ => 0..0,
+        }
     }
 
     /// The one or two source slices that output slice `out_z` is made of; both are the same index

@@ -52,19 +52,8 @@ impl Job<'_> {
                             data, value, group, at, count, tile, width, bias, *factor,
                         );
                     }
-                    (Finish::Logits { bias }, Sink::Logits { data, flip, add }) => {
-                        let bias = &bias[group.first..];
-                        self.store_logits(
-                            data,
-                            *flip,
-                            *add,
-                            group.first,
-                            at,
-                            count,
-                            tile,
-                            width,
-                            bias,
-                        );
+                    (Finish::Logits { bias }, Sink::Logits { .. }) => {
+                        self.store_logits(group.first, at, count, tile, width, bias);
                     }
                     _ => unreachable!("the executor pairs every epilogue with its target"),
                 }
@@ -111,13 +100,9 @@ impl Job<'_> {
         }
     }
 
-    /// Writes or adds logits, un-flipped.
-    #[allow(clippy::too_many_arguments)]
+    /// Writes or adds logits of the classes from `first`, un-flipped.
     fn store_logits(
         &self,
-        data: &Shared<'_, f32>,
-        flip: [bool; 3],
-        add: bool,
         first: usize,
         at: [usize; 3],
         count: usize,
@@ -125,7 +110,18 @@ impl Job<'_> {
         width: usize,
         bias: &[f32],
     ) {
-        let grid = self.plan.window.output;
+        let &Sink::Logits {
+            ref data,
+            first_head,
+            origin,
+            grid,
+            flip,
+            add,
+        } = &self.sink
+        else {
+            return;
+        };
+        let at: [usize; 3] = std::array::from_fn(|axis| at[axis] - origin[axis]);
         let z = if flip[0] { grid[0] - 1 - at[0] } else { at[0] };
         let y = if flip[1] { grid[1] - 1 - at[1] } else { at[1] };
         let x = if flip[2] {
@@ -133,8 +129,8 @@ impl Job<'_> {
         } else {
             at[2]
         };
-        for (class, bias) in bias.iter().enumerate().take(width) {
-            let start = (((first + class) * grid[0] + z) * grid[1] + y) * grid[2] + x;
+        for (class, bias) in bias[first..].iter().enumerate().take(width) {
+            let start = (((first - first_head + class) * grid[0] + z) * grid[1] + y) * grid[2] + x;
             // SAFETY: a task owns its box of voxels for its classes; flips map boxes to disjoint boxes.
             let target = unsafe { data.part(start, count) };
             let logits = tile.iter().skip(class).step_by(width).map(|sum| sum + bias);

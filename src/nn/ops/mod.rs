@@ -6,6 +6,7 @@ mod stage;
 mod tests;
 mod winograd;
 
+use std::ops::Range;
 use std::sync::Mutex;
 
 use rayon::prelude::*;
@@ -93,7 +94,41 @@ pub(crate) enum Target<'a> {
         /// Whether to add to what is there.
         add: bool,
     },
+    /// Logits that are handed on box by box and never stored as a patch.
+    Boxes {
+        /// Takes every box, from any thread.
+        take: &'a TakeLogits<'a>,
+        /// Memory of the boxes in use.
+        pool: &'a ScratchPool,
+    },
 }
+
+/// Logits of a box of a patch: all voxels of some planes and rows, for some of the classes.
+#[derive(Debug, Clone)]
+pub struct LogitsBox<'a> {
+    /// Classes.
+    pub heads: Range<usize>,
+    /// First voxel `[z, y, x]` in the patch.
+    pub start: [usize; 3],
+    /// Planes, rows and columns.
+    pub shape: [usize; 3],
+    /// `[class][plane][row][column]`; planes, rows and columns follow each other without gaps.
+    pub values: &'a [f32],
+    /// From one class to the next in `values`.
+    pub head_stride: usize,
+}
+
+impl LogitsBox<'_> {
+    /// The row `row` of plane `plane` of class `head`, all counted from the box's first.
+    pub fn row(&self, head: usize, plane: usize, row: usize) -> &[f32] {
+        let [_, rows, width] = self.shape;
+        let first = head * self.head_stride + (plane * rows + row) * width;
+        &self.values[first..first + width]
+    }
+}
+
+/// Takes boxes of logits: disjoint ones, in any order and from several threads at once.
+pub type TakeLogits<'a> = dyn Fn(LogitsBox<'_>) + Sync + 'a;
 
 /// The shared form of [`Target`] that tasks write through.
 enum Sink<'a> {
@@ -104,8 +139,16 @@ enum Sink<'a> {
     },
     Logits {
         data: Shared<'a, f32>,
+        /// First class, first voxel and size of what `data` holds.
+        first_head: usize,
+        origin: [usize; 3],
+        grid: [usize; 3],
         flip: [bool; 3],
         add: bool,
+    },
+    Boxes {
+        take: &'a TakeLogits<'a>,
+        pool: &'a ScratchPool,
     },
 }
 
@@ -151,9 +194,13 @@ pub(crate) fn run(
         },
         Target::Logits { data, flip, add } => Sink::Logits {
             data: Shared::new(data),
+            first_head: 0,
+            origin: [0; 3],
+            grid: plan.window.output,
             flip,
             add,
         },
+        Target::Boxes { take, pool } => Sink::Boxes { take, pool },
     };
     let job = Job {
         isa,
@@ -165,12 +212,12 @@ pub(crate) fn run(
     (0..plan.tasks())
         .into_par_iter()
         .with_max_len(1)
-        .try_for_each(|task| scratch.with(|buffer| job.task(task, buffer)))
+        .try_for_each(|task| scratch.with(|buffer| job.task(task, buffer))?)
 }
 
 impl Job<'_> {
     /// Computes the groups of one split in one box.
-    fn task(&self, task: usize, scratch: &mut [f32]) {
+    fn task(&self, task: usize, scratch: &mut [f32]) -> Result<(), Error> {
         let plan = self.plan;
         let (index, split) = (task / plan.splits, task % plan.splits);
         let window = &plan.window;
@@ -193,12 +240,59 @@ impl Job<'_> {
         );
         if let (Some(packed), Some(cell_plan)) = (&self.op.winograd, &plan.cells) {
             self.winograd(packed, cell_plan, from..to, extent, slab, rest);
-            return;
+            return Ok(());
         }
         let tile = &mut rest[..plan.tile_floats];
-        for group in &groups[from * cells..to * cells] {
+        let groups = &groups[from * cells..to * cells];
+        if let Sink::Boxes { take, pool } = self.sink {
+            return pool.with(|values| self.hand_on(groups, extent, slab, tile, values, take));
+        }
+        for group in groups {
             self.group(group, extent, slab, tile);
         }
+        Ok(())
+    }
+
+    /// Computes the logits of `groups` in one box into `values` and hands them on.
+    fn hand_on(
+        &self,
+        groups: &[Group],
+        extent: Extent,
+        slab: &[f32],
+        tile: &mut [f32],
+        values: &mut [f32],
+        take: &TakeLogits<'_>,
+    ) {
+        let (Some(first), Some(last)) = (groups.first(), groups.last()) else {
+            return;
+        };
+        let end = last.first + self.op.packed.kernels[last.kernel].width;
+        let heads = first.first..end.min(self.op.channels_out);
+        let start = [extent.first[0], extent.first[1], 0];
+        let shape = [extent.count[0], extent.count[1], self.plan.window.output[2]];
+        let voxels: usize = shape.iter().product();
+        let values = &mut values[..heads.len() * voxels];
+        let boxed = Job {
+            sink: Sink::Logits {
+                data: Shared::new(values),
+                first_head: heads.start,
+                origin: start,
+                grid: shape,
+                flip: [false; 3],
+                add: false,
+            },
+            ..*self
+        };
+        for group in groups {
+            boxed.group(group, extent, slab, tile);
+        }
+        take(LogitsBox {
+            heads,
+            start,
+            shape,
+            values,
+            head_stride: voxels,
+        });
     }
 
     /// Computes one group of output channels in one box.

@@ -1,7 +1,7 @@
 //! One case: read, predict, write, measure.
 
 use super::Args;
-use super::plan::{record, shown_inputs, shown_output};
+use super::plan::{record, shown_inputs, shown_memory, shown_output};
 use crate::context::Context;
 use anyhow::Context as _;
 use medseg::io::batch::{Job, case_name};
@@ -95,9 +95,16 @@ impl Case<'_> {
     }
 
     fn check_memory(&self, grid: &Grid, memory: &mut Memory) -> anyhow::Result<()> {
-        let estimate = self.predictor.memory_estimate(grid)?;
-        memory.predicted_peak_bytes = memory.predicted_peak_bytes.max(estimate.peak);
-        estimate.check(self.cx.limits.memory_bytes)?;
+        let plan = self.predictor.case_plan(grid)?;
+        let limit = self.cx.limits.memory_bytes;
+        memory.predicted_peak_bytes = memory.predicted_peak_bytes.max(plan.memory.peak);
+        plan.memory.check(limit)?;
+        let text = format!("{}: {}", shown_inputs(self.job), shown_memory(&plan, limit));
+        // What costs time is said unasked.
+        match plan.price() {
+            Some(_) => self.cx.say(&format!("note: {text}")),
+            None => self.cx.detail(&text),
+        }
         Ok(())
     }
 

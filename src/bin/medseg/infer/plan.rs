@@ -7,7 +7,7 @@ use crate::outcome::Usage;
 use medseg::io::batch::{self, Job};
 use medseg::io::{Overwrite, atomic, display_name, nifti};
 use medseg::nnunet::model::Model;
-use medseg::nnunet::predict::Predictor;
+use medseg::nnunet::predict::{CasePlan, Predictor};
 use medseg::provenance::{CaseRecord, Status};
 use std::path::{Path, PathBuf};
 
@@ -93,13 +93,15 @@ impl Plan {
         for step in &self.steps {
             let line = match step {
                 Step::Skip(job) => format!("{}: skip, exists", shown_output(job)),
-                Step::Run(job) => format!(
-                    "{} -> {}: needs {:.2} GiB of {:.2} GiB",
-                    shown_inputs(job),
-                    shown_output(job),
-                    gib(predicted_peak(job, predictor)?),
-                    gib(cx.limits.memory_bytes)
-                ),
+                Step::Run(job) => {
+                    let plan = case_plan(job, predictor)?;
+                    format!(
+                        "{} -> {}: {}",
+                        shown_inputs(job),
+                        shown_output(job),
+                        shown_memory(&plan, cx.limits.memory_bytes)
+                    )
+                }
             };
             text.push_str(&line);
             text.push('\n');
@@ -108,8 +110,22 @@ impl Plan {
     }
 }
 
-/// Peak memory of a case from the headers of its files, in bytes.
-fn predicted_peak(job: &Job, predictor: &Predictor) -> anyhow::Result<u64> {
+/// What a case takes and what the limit costs, in one line.
+pub fn shown_memory(plan: &CasePlan, limit_bytes: u64) -> String {
+    let mut text = format!(
+        "needs {:.2} GiB of {:.2} GiB",
+        gib(plan.memory.peak),
+        gib(limit_bytes)
+    );
+    if let Some(price) = plan.price() {
+        text.push_str(", ");
+        text.push_str(&price);
+    }
+    text
+}
+
+/// How a case will be predicted, from the header of its first file.
+fn case_plan(job: &Job, predictor: &Predictor) -> anyhow::Result<CasePlan> {
     let first = job.case.channels.first().cloned().unwrap_or_default();
     if first == Path::new("-") {
         return Err(Usage(
@@ -118,7 +134,7 @@ fn predicted_peak(job: &Job, predictor: &Predictor) -> anyhow::Result<u64> {
         .into());
     }
     let (header, _) = nifti::read_header(&first)?;
-    Ok(predictor.memory_estimate(&header.grid)?.peak)
+    Ok(predictor.case_plan(&header.grid)?)
 }
 
 /// The files of a case for people.
