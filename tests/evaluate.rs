@@ -5,11 +5,10 @@ use medseg::evaluate::case::{CaseScores, Options, score_case};
 use medseg::evaluate::comparison::{paired, rank};
 use medseg::evaluate::gate::Gate;
 use medseg::evaluate::results::{Failure, FailureKind, Results, Settings};
-use medseg::evaluate::summary::{Empty, Policy};
+use medseg::evaluate::summary::Empty;
 use medseg::evaluate::{csv, junit, markdown, nnunet_summary};
 use medseg::volume::{Grid, Volume};
 use ndarray::Array3;
-use std::collections::BTreeMap;
 
 /// A box of label 1 (and of 2 where `second`), moved by `shift` in the prediction.
 fn case(name: &str, shift: usize, second: bool) -> CaseScores {
@@ -34,16 +33,9 @@ fn settings(shard: Option<[usize; 2]>) -> Settings {
     Settings {
         definition: "medseg".to_owned(),
         nsd_tolerances_mm: vec![1.0, 2.0, 3.0],
-        nsd_tolerances_of_mm: BTreeMap::new(),
-        targets: Vec::new(),
-        mapped: Vec::new(),
-        mapped_reference: Vec::new(),
-        ignore_label: None,
         grid_tolerance_mm: 1e-3,
-        lesions: None,
-        policy: Policy::default(),
-        group_by: None,
         shard,
+        ..Settings::default()
     }
 }
 

@@ -4,10 +4,12 @@
 //! prediction stored in another axis order scores 0.297 instead of 0.920 and nobody is told. Here the
 //! grids decide. Equal grids are compared as they are; a grid that is the same in space but stored in
 //! another axis order is turned, which moves voxels and changes none; everything else is refused with
-//! the first difference and both values.
+//! the first difference and both values, unless resampling was asked for ([`resample`]).
 
 use crate::geometry::orientation::{Orientation, Turn};
-use crate::volume::{Grid, Volume};
+use crate::volume::{Affine, Grid, Volume};
+use ndarray::Array3;
+use rayon::prelude::*;
 
 /// Largest distance, in millimetres, between corresponding corner voxels of two grids that count as
 /// one: well above the rounding of headers (float32), well below any spacing.
@@ -58,6 +60,9 @@ pub enum Misaligned {
         /// What would have been accepted.
         tolerance_mm: f64,
     },
+    /// Nothing to resample.
+    #[error("the prediction and the reference have no place in common")]
+    Apart,
     /// A grid without an orientation.
     #[error("the affine of the {side} is singular or not finite")]
     Singular {
@@ -70,12 +75,12 @@ pub enum Misaligned {
 /// volume with its voxels in the reference's order. Cost: nothing, or one copy where it is turned.
 ///
 /// # Errors
-/// [`Misaligned`]; nothing is ever resampled.
-pub fn align(
-    prediction: Volume<u16>,
+/// [`Misaligned`]; nothing is resampled here, see [`resample`].
+pub fn align<T: Clone>(
+    prediction: Volume<T>,
     reference: &Grid,
     tolerance_mm: f64,
-) -> Result<Volume<u16>, Misaligned> {
+) -> Result<Volume<T>, Misaligned> {
     let grid = *prediction.grid();
     if grid.check_matches(reference, tolerance_mm).is_ok() {
         return Ok(prediction);
@@ -95,6 +100,61 @@ pub fn align(
         found,
         expected,
     ))
+}
+
+/// Resamples `prediction` onto the grid of its reference: every voxel takes the label of the nearest voxel
+/// (halves up), and 0 outside of the prediction. Changes scores: only on request. Cost: one pass, slices
+/// in parallel, and a volume.
+///
+/// # Errors
+/// [`Misaligned::Singular`]; [`Misaligned::Apart`] when no voxel of the reference lies in the prediction.
+pub fn resample(prediction: &Volume<u16>, reference: &Grid) -> Result<Volume<u16>, Misaligned> {
+    let inverse = prediction.grid().affine.inverse();
+    let inverse = inverse.ok_or(Misaligned::Singular { side: "prediction" })?;
+    let column = |axis: usize| {
+        inverse.apply_vector(std::array::from_fn(|row| {
+            reference.affine.linear[row][axis]
+        }))
+    };
+    let columns = [column(0), column(1), column(2)];
+    let to_prediction = Affine {
+        linear: std::array::from_fn(|row| columns.map(|column| column[row])),
+        origin_mm: inverse.apply(reference.affine.origin_mm),
+    };
+    let [nz, ny, nx] = reference.shape;
+    let voxels = prediction.data();
+    // A negative index becomes one beyond the end.
+    let index = |place: f64| {
+        let nearest = (place + 0.5).floor();
+        if nearest < 0.0 {
+            usize::MAX
+        } else {
+            nearest as usize
+        }
+    };
+    let mut labels = vec![0_u16; nz * ny * nx];
+    let slices = labels.par_chunks_mut((ny * nx).max(1)).enumerate();
+    let inside = slices
+        .map(|(z, slice)| {
+            let mut inside = false;
+            for (at, label) in slice.iter_mut().enumerate() {
+                let place = to_prediction.apply([(at % nx) as f64, (at / nx) as f64, z as f64]);
+                let [x, y, z] = place.map(index);
+                if let Some(&found) = voxels.get([z, y, x]) {
+                    (*label, inside) = (found, true);
+                }
+            }
+            inside
+        })
+        .reduce(|| false, |a, b| a | b);
+    let labels = Array3::from_shape_vec(reference.shape, labels);
+    match labels
+        .ok()
+        .and_then(|data| Volume::new(data, *reference).ok())
+    {
+        Some(volume) if inside => Ok(volume),
+        _ => Err(Misaligned::Apart),
+    }
 }
 
 /// The first difference of two grids, the prediction's already turned.
@@ -158,8 +218,6 @@ fn xyz(zyx: [f64; 3]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::volume::Affine;
-    use ndarray::Array3;
 
     fn reference() -> Grid {
         Grid {
@@ -185,6 +243,40 @@ mod tests {
         assert_ne!(turned.data(), original.data());
         let aligned = align(turned, &reference(), GRID_TOLERANCE_MM).unwrap();
         assert_eq!(aligned.data(), original.data());
+    }
+
+    #[test]
+    fn resampling_takes_the_nearest_voxel() {
+        let original = on(reference());
+        assert_eq!(
+            resample(&original, &reference()).unwrap().data(),
+            original.data()
+        );
+        let turned = Turn::to_canonical(&reference().affine)
+            .unwrap()
+            .volume(&original);
+        assert_eq!(
+            resample(&turned, &reference()).unwrap().data(),
+            original.data()
+        );
+        // Half the spacing along z, moved by a third of a voxel along x: the axes run towards -x.
+        let mut fine = reference();
+        fine.shape[0] = 8;
+        fine.affine.linear[2][2] = 1.0;
+        fine.affine.origin_mm[0] += 0.3;
+        let found = resample(&original, &fine).unwrap();
+        for (z, expected) in [
+            (0, Some(0)),
+            (1, Some(1)),
+            (2, Some(1)),
+            (6, Some(3)),
+            (7, None),
+        ] {
+            let label = expected.map_or(0, |z: usize| original.data()[[z, 2, 3]]);
+            assert_eq!(found.data()[[z, 2, 3]], label, "{z}");
+        }
+        fine.affine.origin_mm[0] += 1000.0;
+        assert_eq!(resample(&original, &fine), Err(Misaligned::Apart));
     }
 
     #[test]

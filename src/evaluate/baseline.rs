@@ -29,7 +29,10 @@ impl Tolerances {
             let (name, amount) = text.split_once('=')?;
             let name = full_name(name.trim())?;
             let amount: f64 = amount.trim().trim_end_matches("mm").trim().parse().ok()?;
-            let known = matches!(kind_of(&name), Some(Kind::Share | Kind::Distance));
+            let known = matches!(
+                kind_of(&name),
+                Some(Kind::Share | Kind::Distance | Kind::Errors)
+            );
             (known && amount >= 0.0).then_some((name, amount))
         };
         entries
@@ -117,7 +120,7 @@ pub fn compare(now: &[CaseScores], before: &[CaseScores], tolerances: &Tolerance
                 };
                 found.compared += 1;
                 let worse = match kind_of(score) {
-                    Some(Kind::Distance) => now - before,
+                    Some(Kind::Distance | Kind::Errors) => now - before,
                     _ => before - now,
                 };
                 if worse > tolerance {

@@ -1,7 +1,9 @@
 //! Scores of one prediction against its reference.
 
+use super::intensity::Intensity;
 use super::lesions::{LesionRules, LesionScores, score_lesions, stray_volumes};
 use super::targets::Target;
+use super::tubes;
 use crate::metrics::mask_bits::MaskBits;
 use crate::metrics::overlap::ShapesDiffer;
 use crate::metrics::pair_counts::{Counts, PairCounts, count_pairs};
@@ -33,6 +35,8 @@ pub struct Options {
     pub slices: bool,
     /// Rules by which to score single lesions.
     pub lesions: Option<LesionRules>,
+    /// Names of targets that are tubes ([`super::tubes`]).
+    pub tubes: Vec<String>,
 }
 
 impl Default for Options {
@@ -47,6 +51,7 @@ impl Default for Options {
             tolerances_of: BTreeMap::new(),
             slices: true,
             lesions: None,
+            tubes: Vec::new(),
         }
     }
 }
@@ -112,6 +117,9 @@ pub struct TargetScores {
     /// Scores of single lesions, where they were asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lesions: Option<LesionScores>,
+    /// Intensities of the image inside both masks, where there is an image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intensity: Option<Intensity>,
 }
 
 impl TargetScores {
@@ -171,6 +179,12 @@ pub struct CaseScores {
     /// File name of the reference.
     #[serde(default)]
     pub reference: String,
+    /// File name of the image, where there is one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub image: String,
+    /// Whether the prediction had to be resampled onto the reference's grid.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub resampled: bool,
     /// Length of the diagonal of the image in millimetres: the worst distance there can be.
     pub diagonal_mm: f64,
     /// Voxels along x, y, z.
@@ -188,12 +202,15 @@ pub struct CaseScores {
 
 /// Most bytes that reading and scoring a pair takes at once, for files of `voxels` voxels each and with
 /// `threads` threads: both label maps, a turned copy of the prediction, and the bits of one label; with
-/// single lesions also masks and component numbers for each label that is being scored.
+/// single lesions or tubes also masks and component numbers, or what thinning takes of a box that is all
+/// tube, for each label that is being scored.
 pub fn bytes_needed(voxels: [u64; 2], options: &Options, threads: usize) -> u64 {
     let [a, b] = voxels;
     let most = a.max(b);
     let maps = a.saturating_add(b).saturating_mul(2);
-    let per_target: u64 = if options.lesions.is_some() { 16 } else { 0 };
+    let lesions: u64 = if options.lesions.is_some() { 16 } else { 0 };
+    let tubes: u64 = if options.tubes.is_empty() { 0 } else { 34 };
+    let per_target = lesions.max(tubes);
     maps.saturating_add(most.saturating_mul(3 + per_target.saturating_mul(threads as u64)))
 }
 
@@ -234,6 +251,8 @@ pub fn score_case(
         case: case.to_owned(),
         prediction: String::new(),
         reference: String::new(),
+        image: String::new(),
+        resampled: false,
         diagonal_mm: diagonal_mm(grid),
         shape_xyz: [x, y, z],
         spacing_xyz_mm: [dx, dy, dz],
@@ -286,6 +305,12 @@ fn score_target(
             .flatten();
         scores.surfaces(surfaces.as_ref(), tolerances_mm);
     }
+    if options.tubes.contains(&target.name) {
+        let found = tubes_of(target, pairs, prediction, reference, options.ignore_label);
+        for (name, value) in tubes::NAMES.into_iter().zip(found) {
+            scores.set(name, value);
+        }
+    }
     let lesions = options.lesions.and_then(|rules| {
         lesions_of(
             target,
@@ -306,6 +331,7 @@ fn score_target(
         scores: scores.scores,
         undefined: scores.undefined,
         lesions,
+        intensity: None,
     }
 }
 
@@ -328,6 +354,25 @@ fn lesions_of(
     scores.set("false_positive_volume_ml", strays.map(|[fp, _]| fp));
     scores.set("false_negative_volume_ml", strays.map(|[_, fn_]| fn_));
     score_lesions(p.view(), r.view(), spacing_mm, rules).ok()
+}
+
+fn tubes_of(
+    target: &Target,
+    pairs: &PairCounts,
+    prediction: &Volume<u16>,
+    reference: &Volume<u16>,
+    ignored: Option<u16>,
+) -> [Option<f64>; 3] {
+    let Some(bounds) = pairs.bounds(|label| target.contains(label)) else {
+        return [None; 3];
+    };
+    tubes::tube_scores(
+        prediction.data().view(),
+        reference.data().view(),
+        bounds,
+        reference.grid().spacing_mm,
+        |label, reference| target.contains(label) && Some(reference) != ignored,
+    )
 }
 
 fn surfaces_of(

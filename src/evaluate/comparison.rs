@@ -1,14 +1,258 @@
 //! Several evaluations of the same cases against each other: paired differences, tests, ranking.
+//!
+//! [`Comparison`] is the document; `docs/evaluate.md` describes it.
 
 use super::case::CaseScores;
+use super::markdown::cell;
 use super::measure::{Kind, kind_of};
+use super::results::Results;
 use super::statistics::{Random, SignedRank, bootstrap_mean_ci95, holm, mean, wilcoxon};
 use super::summary::{Empty, counted_value};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
 
 /// Resamples of the ranking.
 const RANKINGS: usize = 1000;
+
+/// Value of the field `schema`.
+pub const SCHEMA: &str = "medseg-comparison";
+
+/// Version of the format.
+pub const VERSION: u32 = 1;
+
+/// Several evaluations against each other.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// [`VERSION`].
+    pub version: u32,
+    /// Version of medseg that compared.
+    pub medseg: String,
+    /// Surface distances of all evaluations.
+    pub definition: String,
+    /// Seed of all resampling.
+    pub seed: u64,
+    /// Names of the evaluations, in the order given.
+    pub evaluations: Vec<String>,
+    /// Cases that all evaluations have.
+    pub common_cases: usize,
+    /// Cases that some evaluation lacks.
+    pub left_out_cases: Vec<String>,
+    /// Labels that some evaluation lacks.
+    pub left_out_labels: Vec<String>,
+    /// Every two evaluations, in every score.
+    pub pairs: Vec<PairOfEvaluations>,
+    /// Every score.
+    pub rankings: Vec<Ranking>,
+}
+
+/// Two evaluations in one score, label by label.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PairOfEvaluations {
+    /// Name of the first.
+    pub first: String,
+    /// Name of the second; differences are second minus first.
+    pub second: String,
+    /// Name of the score.
+    pub score: String,
+    /// One entry per label.
+    pub labels: Vec<Paired>,
+}
+
+/// The order of all evaluations in one score.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ranking {
+    /// Name of the score.
+    pub score: String,
+    /// One entry per evaluation, in the order given.
+    pub ranks: Vec<Rank>,
+}
+
+/// Evaluations that cannot be compared.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ComparisonError {
+    /// One alone.
+    #[error("one evaluation cannot be compared with itself: name two or more results files")]
+    TooFew,
+    /// Two of one name.
+    #[error("{0:?} is named twice")]
+    Twice(String),
+    /// Other surface distances.
+    #[error("{name:?} has surface distances as {found} defines them, {first:?} as {expected}")]
+    Definition {
+        /// The evaluation that differs.
+        name: String,
+        /// Its definition.
+        found: String,
+        /// The first evaluation.
+        first: String,
+        /// Its definition.
+        expected: String,
+    },
+    /// Nothing in common.
+    #[error("no case has {score} in all evaluations")]
+    Nothing {
+        /// Name of the score.
+        score: String,
+    },
+}
+
+impl Comparison {
+    /// Compares `evaluations` (name and results) in `scores`, given by their full names
+    /// ([`super::measure::full_name`]). Cases and labels that an evaluation lacks are listed and left out.
+    ///
+    /// # Errors
+    /// [`ComparisonError`].
+    pub fn new(
+        evaluations: &[(String, Results)],
+        scores: &[String],
+        seed: u64,
+    ) -> Result<Self, ComparisonError> {
+        let [(first_name, first), rest @ ..] = evaluations else {
+            return Err(ComparisonError::TooFew);
+        };
+        if rest.is_empty() {
+            return Err(ComparisonError::TooFew);
+        }
+        let definition = &first.settings.definition;
+        for (index, (name, results)) in evaluations.iter().enumerate() {
+            if evaluations[..index].iter().any(|(known, _)| known == name) {
+                return Err(ComparisonError::Twice(name.clone()));
+            }
+            if results.settings.definition != *definition {
+                return Err(ComparisonError::Definition {
+                    name: name.clone(),
+                    found: results.settings.definition.clone(),
+                    first: first_name.clone(),
+                    expected: definition.clone(),
+                });
+            }
+        }
+        let (common, left_out_cases) = in_all(evaluations, |results| {
+            results.cases.iter().map(|case| &case.case).collect()
+        });
+        let (_, left_out_labels) = in_all(evaluations, |results| {
+            let targets = results.cases.iter().flat_map(|case| &case.labels);
+            targets.map(|target| &target.label).collect()
+        });
+        let cases: Vec<&[CaseScores]> = evaluations
+            .iter()
+            .map(|(_, results)| results.cases.as_slice())
+            .collect();
+        let mut comparison = Self {
+            schema: SCHEMA.to_owned(),
+            version: VERSION,
+            medseg: env!("CARGO_PKG_VERSION").to_owned(),
+            definition: definition.clone(),
+            seed,
+            evaluations: evaluations.iter().map(|(name, _)| name.clone()).collect(),
+            common_cases: common.len(),
+            left_out_cases,
+            left_out_labels,
+            pairs: Vec::new(),
+            rankings: Vec::new(),
+        };
+        for score in scores {
+            let ranks = rank(&cases, score, seed);
+            if ranks.is_empty() {
+                return Err(ComparisonError::Nothing {
+                    score: score.clone(),
+                });
+            }
+            comparison.rankings.push(Ranking {
+                score: score.clone(),
+                ranks,
+            });
+            for (index, (second, _)) in evaluations.iter().enumerate() {
+                for (earlier, (first, _)) in evaluations[..index].iter().enumerate() {
+                    comparison.pairs.push(PairOfEvaluations {
+                        first: first.clone(),
+                        second: second.clone(),
+                        score: score.clone(),
+                        labels: paired(cases[earlier], cases[index], score, seed),
+                    });
+                }
+            }
+        }
+        Ok(comparison)
+    }
+
+    /// Tables for people, in GitHub's Markdown.
+    pub fn to_markdown(&self) -> String {
+        let mut text = format!("{} common cases", self.common_cases);
+        for (what, names) in [
+            ("cases", &self.left_out_cases),
+            ("labels", &self.left_out_labels),
+        ] {
+            if !names.is_empty() {
+                let _ = write!(text, "; not in all, left out: {what} {}", names.join(", "));
+            }
+        }
+        text.push('\n');
+        for ranking in &self.rankings {
+            let _ = writeln!(
+                text,
+                "\n| {} | mean | rank of the mean | mean rank | first place |\n|---|---|---|---|---|",
+                ranking.score
+            );
+            for (name, rank) in self.evaluations.iter().zip(&ranking.ranks) {
+                let first = rank.place_frequency.first().copied().unwrap_or(0.0);
+                let _ = writeln!(
+                    text,
+                    "| {} | {:.4} | {} | {:.2} | {:.0} % |",
+                    cell(name),
+                    rank.mean,
+                    rank.aggregate_then_rank,
+                    rank.rank_then_aggregate,
+                    100.0 * first
+                );
+            }
+        }
+        for pair in &self.pairs {
+            let _ = writeln!(
+                text,
+                "\n| {}: {} minus {} | n | mean difference (95 %) | better, equal, worse | p | p (Holm) |\n|---|---|---|---|---|---|",
+                pair.score,
+                cell(&pair.second),
+                cell(&pair.first)
+            );
+            for row in &pair.labels {
+                let p = |value: Option<f64>| value.map_or("-".to_owned(), |p| format!("{p:.2e}"));
+                let [low, high] = row.ci95;
+                let _ = writeln!(
+                    text,
+                    "| {} | {} | {:+.4} ({low:+.4} to {high:+.4}) | {}, {}, {} | {} | {} |",
+                    cell(&row.label),
+                    row.n,
+                    row.mean_difference,
+                    row.wins,
+                    row.ties,
+                    row.losses,
+                    p(row.test.map(|test| test.p)),
+                    p(row.p_holm)
+                );
+            }
+        }
+        text
+    }
+}
+
+/// What all evaluations have, and what only some have; both sorted.
+fn in_all(
+    evaluations: &[(String, Results)],
+    names: impl Fn(&Results) -> BTreeSet<&String>,
+) -> (Vec<String>, Vec<String>) {
+    let sets: Vec<BTreeSet<&String>> = evaluations
+        .iter()
+        .map(|(_, results)| names(results))
+        .collect();
+    let all: BTreeSet<&String> = sets.iter().flatten().copied().collect();
+    all.into_iter()
+        .cloned()
+        .partition(|name| sets.iter().all(|set| set.contains(name)))
+}
 
 /// Two evaluations compared in one score of one label.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -93,7 +337,7 @@ fn values_of<'a>(cases: &'a [CaseScores], score: &str) -> BTreeMap<(&'a str, &'a
 }
 
 fn less_is_better(score: &str) -> bool {
-    matches!(kind_of(score), Some(Kind::Distance))
+    matches!(kind_of(score), Some(Kind::Distance | Kind::Errors))
 }
 
 /// Where an evaluation stands among several.

@@ -117,7 +117,7 @@ impl Gate {
                 Quantity::Count(_) => Comparison::AtMost,
                 Quantity::Score { name, .. } => match kind_of(name) {
                     Some(Kind::Share) => Comparison::AtLeast,
-                    Some(Kind::Distance) => Comparison::AtMost,
+                    Some(Kind::Distance | Kind::Errors) => Comparison::AtMost,
                     _ => return Err(GateError::Direction(text.to_owned())),
                 },
             },

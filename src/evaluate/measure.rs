@@ -7,12 +7,14 @@ pub enum Kind {
     Share,
     /// A distance in millimetres; less is better and the image diagonal is the worst.
     Distance,
+    /// A number of errors; less is better and nothing is the worst.
+    Errors,
     /// Everything else (volumes and their differences): 0 difference is best, nothing is worst.
     Other,
 }
 
 /// Name, kind and meaning of every score but `nsd@<tolerance>`, in the order of tables.
-pub const MEASURES: [(&str, Kind, &str); 16] = [
+pub const MEASURES: [(&str, Kind, &str); 19] = [
     ("dice", Kind::Share, "Dice coefficient"),
     ("iou", Kind::Share, "intersection over union"),
     (
@@ -29,6 +31,11 @@ pub const MEASURES: [(&str, Kind, &str); 16] = [
         "specificity",
         Kind::Share,
         "share of the rest that was left alone",
+    ),
+    (
+        "cldice",
+        Kind::Share,
+        "Dice coefficient of the centre lines",
     ),
     ("hd_mm", Kind::Distance, "Hausdorff distance"),
     (
@@ -50,6 +57,16 @@ pub const MEASURES: [(&str, Kind, &str); 16] = [
         "centroid_distance_mm",
         Kind::Distance,
         "distance of the centroids",
+    ),
+    (
+        "betti0_error",
+        Kind::Errors,
+        "difference of the numbers of pieces",
+    ),
+    (
+        "betti1_error",
+        Kind::Errors,
+        "difference of the numbers of tunnels",
     ),
     (
         "volume_reference_ml",

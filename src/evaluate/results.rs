@@ -8,6 +8,7 @@
 use super::baseline::Regressions;
 use super::case::CaseScores;
 use super::gate::Verdict;
+use super::intensity::Window;
 use super::lesions::LesionRules;
 use super::summary::{Policy, Summary, complete, summarize};
 use super::targets::Target;
@@ -46,7 +47,7 @@ pub struct Results {
 }
 
 /// What was asked for: all that the scores depend on besides the files.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Settings {
     /// Surface distances.
     pub definition: String,
@@ -71,6 +72,24 @@ pub struct Settings {
     /// Rules by which single lesions were scored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lesions: Option<LesionRules>,
+    /// Names of the targets that were scored as tubes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tubes: Vec<String>,
+    /// Whether surface distances were left out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub overlap_only: bool,
+    /// Whether scores by slice were left out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_slices: bool,
+    /// Whether predictions on other grids were resampled.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub resample: bool,
+    /// Intensities that count, lower and upper end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<Window>,
+    /// The model that made the predictions in the same run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelSettings>,
     /// How cases were summed up.
     pub policy: Policy,
     /// Pattern that names the group (patient) of a case.
@@ -79,6 +98,19 @@ pub struct Settings {
     /// Which part of the cases this is, counted from 1, and of how many parts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shard: Option<[usize; 2]>,
+}
+
+/// What made the predictions, where that was this run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelSettings {
+    /// Name of the model's folder.
+    pub name: String,
+    /// Folds that were averaged.
+    pub folds: Vec<String>,
+    /// Whether mirrored patches were averaged.
+    pub mirroring: bool,
+    /// Arithmetic of the network.
+    pub precision: String,
 }
 
 impl Settings {

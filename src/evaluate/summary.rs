@@ -175,6 +175,7 @@ fn absent(target: &TargetScores) -> TargetScores {
             dice: 1.0,
             hd95_mm: 0.0,
         }),
+        intensity: None,
     }
 }
 

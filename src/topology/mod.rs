@@ -1,5 +1,6 @@
 //! Connected components, hole filling, skeletons, and the repair of interrupted trees.
 
+pub mod betti;
 pub mod bridging;
 pub mod components;
 pub mod fill_holes;

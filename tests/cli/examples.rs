@@ -95,6 +95,18 @@ fn every_example_in_the_help_runs() {
                     succeed(here.path(), &shard);
                 }
             }
+            if example.contains("--list") {
+                let list = "prediction,reference\npredictions/case.nii.gz,references/case.nii.gz\n";
+                let path = here.path().join("pairs.csv");
+                medseg::io::atomic::write(&path, medseg::io::Overwrite::Force, list.as_bytes())
+                    .unwrap();
+            }
+            if example.contains("--compare") {
+                for name in ["a", "b"] {
+                    let sets = "-p predictions -r references";
+                    succeed(here.path(), &format!("evaluate {sets} -o {name}.json"));
+                }
+            }
             if example.contains("evaluate -p prediction.nii.gz") {
                 std::fs::copy(
                     here.path().join("case/label.nii.gz"),

@@ -1,8 +1,10 @@
 //! Sets of cases: broken files, shards, threads, interruptions.
 
 use super::nifti::File;
-use super::{evaluate, json};
+use super::{evaluate, json, medseg};
 use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 /// Saves `count` pairs that all differ.
 fn make_pairs(folder: &Path, count: u16) {
@@ -115,4 +117,73 @@ fn threads_and_shards_leave_no_trace() {
             "{count}"
         );
     }
+}
+
+/// Lines of finished cases in the journal; the first line is about settings.
+fn finished(journal: &Path) -> usize {
+    let text = std::fs::read_to_string(journal).unwrap_or_default();
+    text.matches('\n').count().saturating_sub(1)
+}
+
+#[test]
+fn an_interrupted_run_resumes_to_the_same_bytes() {
+    let here = tempfile::tempdir().unwrap();
+    let at = |name: &str| here.path().join(name);
+    make_pairs(here.path(), 24);
+    // Larger files keep the run going long enough to be interrupted.
+    for number in 0..60 {
+        let name = format!("large_{number:02}.nii");
+        for (side, edge) in [("p", 40), ("r", 50)] {
+            let large = File::new([110, 110, 70], |[x, y, z]| {
+                u16::from(
+                    [x, y, z].iter().all(|&at| (9..edge).contains(&at)) && (x * y + z) % 97 > 1,
+                )
+            });
+            if number == 0 {
+                large.save(&at(side).join(&name));
+            } else {
+                std::fs::hard_link(at(side).join("large_00.nii"), at(side).join(&name)).unwrap();
+            }
+        }
+    }
+    let pair = ["-p", "p", "-r", "r", "-o"];
+    evaluate(here.path(), &[&pair[..], &["whole.json"]].concat(), 0);
+    for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
+        let output = format!("{code}.json");
+        let journal = at(&format!("{output}.partial"));
+        let mut child = medseg(here.path(), &[&pair[..], &[&output]].concat())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let started = Instant::now();
+        while finished(&journal) < 26 && started.elapsed() < Duration::from_secs(60) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let id = child.id().to_string();
+        std::process::Command::new("kill")
+            .args([signal, &id])
+            .status()
+            .unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(code));
+        assert!(!at(&output).exists(), "ended before the signal");
+        let kept = finished(&journal);
+        assert!((26..84).contains(&kept), "{kept}");
+        evaluate(
+            here.path(),
+            &[&pair[..], &[&output, "--resume"]].concat(),
+            0,
+        );
+        assert_eq!(
+            std::fs::read(at(&output)).unwrap(),
+            std::fs::read(at("whole.json")).unwrap()
+        );
+        assert!(!journal.exists());
+    }
+    // Other settings do not mix with what was kept.
+    std::fs::write(at("x.json.partial"), "other\n").unwrap();
+    evaluate(
+        here.path(),
+        &[&pair[..], &["x.json", "--resume"]].concat(),
+        1,
+    );
 }

@@ -6,6 +6,8 @@
 )]
 
 mod batch;
+mod compare;
+mod inputs;
 mod labels;
 mod nifti;
 mod unusual;

@@ -1,6 +1,7 @@
 //! What an interrupted run leaves for `--resume`: one line of settings, then one line per scored case. A cut last line is
 //! no harm.
 
+use super::items::Files;
 use super::scoring::Job;
 use anyhow::Context as _;
 use medseg::evaluate::case::CaseScores;
@@ -11,24 +12,26 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-/// Sizes and times of change of a pair, by which a resumed run knows that nothing was replaced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stamp([u128; 4]);
+/// Sizes and times of change of all files of a case, by which a resumed run knows that nothing was replaced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp(Vec<[u64; 3]>);
 
 impl Stamp {
-    /// Of the files of a pair.
-    pub fn of(prediction: &Path, reference: &Path) -> Self {
+    /// Of the files of a case.
+    pub fn of(files: &Files) -> Self {
         let of = |path: &Path| {
             let data = std::fs::metadata(path).ok()?;
-            let changed = data
-                .modified()
-                .ok()?
-                .duration_since(std::time::UNIX_EPOCH)
-                .ok()?;
-            Some([u128::from(data.len()), changed.as_nanos()])
+            let changed = data.modified().ok()?;
+            let changed = changed.duration_since(std::time::UNIX_EPOCH).ok()?;
+            let nanoseconds = u64::from(changed.subsec_nanos());
+            Some([data.len(), changed.as_secs(), nanoseconds])
         };
-        let [a, b] = [prediction, reference].map(|path| of(path).unwrap_or_default());
-        Self([a[0], a[1], b[0], b[1]])
+        Self(
+            files
+                .all()
+                .map(|path| of(path).unwrap_or_default())
+                .collect(),
+        )
     }
 }
 
@@ -75,7 +78,7 @@ impl Job<'_> {
         Ok(Some(Mutex::new(file)))
     }
 
-    pub fn note(&self, journal: &Mutex<File>, scores: &CaseScores, stamp: Stamp) {
+    pub fn note(&self, journal: &Mutex<File>, scores: &CaseScores, stamp: &Stamp) {
         let Ok(mut line) = serde_json::to_string(&(stamp, scores)) else {
             return;
         };

@@ -3,6 +3,7 @@
 use super::Args;
 use super::scoring::Job;
 use crate::context::{Context, print_json, print_text};
+use medseg::evaluate::comparison::Comparison;
 use medseg::evaluate::results::Results;
 use medseg::evaluate::{csv, junit, markdown, nnunet_summary};
 use medseg::io::{Overwrite, atomic};
@@ -29,7 +30,7 @@ pub fn check(args: &Args) -> anyhow::Result<()> {
     if args.dry_run {
         return Ok(());
     }
-    if let Some(folder) = &args.csv {
+    for folder in [&args.csv, &args.save_predictions].into_iter().flatten() {
         atomic::create_folder(folder)?;
     }
     for file in files(args) {
@@ -81,12 +82,7 @@ pub fn write(args: &Args, cx: &Context, results: &Results) -> anyhow::Result<()>
     }
     // Last: who sees the results file can rely on the others.
     let text = results.to_json()?;
-    let overwrite_results = if args.output == Path::new("-") {
-        Overwrite::Force
-    } else {
-        overwrite
-    };
-    atomic::write(&args.output, overwrite_results, &text)?;
+    atomic::write(&args.output, overwrite_of(args), &text)?;
     Job::forget(&args.output);
     if args.json {
         print_json(&json!({
@@ -100,6 +96,32 @@ pub fn write(args: &Args, cx: &Context, results: &Results) -> anyhow::Result<()>
         print_text(&report)?;
     }
     run_report(args, cx, results)
+}
+
+/// Writes the document of `--compare` and tells what came out.
+pub fn write_comparison(args: &Args, comparison: &Comparison) -> anyhow::Result<()> {
+    let overwrite = args.existing().overwrite();
+    let text = comparison.to_markdown();
+    if let Some(path) = &args.markdown {
+        atomic::write(path, overwrite, text.as_bytes())?;
+    }
+    let mut document = serde_json::to_vec_pretty(comparison)?;
+    document.push(b'\n');
+    atomic::write(&args.output, overwrite_of(args), &document)?;
+    match (args.json, args.output == Path::new("-")) {
+        (_, true) => Ok(()),
+        (true, false) => print_json(comparison),
+        (false, false) => print_text(&text),
+    }
+}
+
+/// Standard output is always there to be written.
+fn overwrite_of(args: &Args) -> Overwrite {
+    if args.output == Path::new("-") {
+        Overwrite::Force
+    } else {
+        args.existing().overwrite()
+    }
 }
 
 fn run_report(args: &Args, cx: &Context, results: &Results) -> anyhow::Result<()> {

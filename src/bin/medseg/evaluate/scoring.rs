@@ -4,21 +4,23 @@
 //! two volumes per worker are in memory.
 
 use super::Args;
-use super::items::{Item, Items, shown};
+use super::items::{Item, Items, Source, shown};
 use super::journal::{Known, Stamp};
 use super::memory::Budget;
+use super::segmenter::Segmenter;
 use crate::context::Context;
 use crate::outcome::one_line;
 use anyhow::Context as _;
-use medseg::evaluate::align::align;
+use medseg::evaluate::align::{Misaligned, align, resample};
 use medseg::evaluate::case::{CaseScores, Options, bytes_needed, score_case};
+use medseg::evaluate::intensity::add_intensities;
 use medseg::evaluate::results::{Failure, FailureKind, Settings};
 use medseg::evaluate::targets::Mapping;
-use medseg::io::nifti::Reader;
-use medseg::volume::{LabelTable, Volume};
+use medseg::io::nifti::{self, Reader};
+use medseg::volume::{Grid, LabelTable, Volume};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -29,6 +31,7 @@ pub struct Job<'a> {
     pub options: &'a Options,
     pub mappings: &'a Mappings,
     pub settings: &'a Settings,
+    pub model: Option<&'a Segmenter>,
 }
 
 /// Other numbers for labels, on each side.
@@ -49,8 +52,13 @@ impl Job<'_> {
             BTreeMap::new()
         };
         let journal = self.open_journal(items.list.len(), &known)?;
-        // At least one worker; a case of its own may use the threads that have none.
-        let workers = self.cx.threads.min(items.list.len()).max(1);
+        // At least one worker; a case of its own may use the threads that have none. A model needs all of them.
+        let most = if self.model.is_some() {
+            1
+        } else {
+            self.cx.threads
+        };
+        let workers = most.min(items.list.len()).max(1);
         let threads_each = self.cx.threads / workers;
         let budget = Budget::new(self.cx.limits.memory_bytes);
         let next = AtomicUsize::new(0);
@@ -85,10 +93,10 @@ impl Job<'_> {
         budget: &Budget,
         buffers: &mut Buffers,
     ) -> Result<(CaseScores, Stamp), Failure> {
-        let (prediction, reference) = item.files.as_ref().map_err(Clone::clone)?;
-        let stamp = Stamp::of(prediction, reference);
-        if let Some(scores) = known.get(&item.case).filter(|(seen, _)| *seen == stamp) {
-            return Ok((scores.1.clone(), stamp));
+        let files = item.files.as_ref().map_err(Clone::clone)?;
+        let stamp = Stamp::of(files);
+        if let Some((_, scores)) = known.get(&item.case).filter(|(seen, _)| *seen == stamp) {
+            return Ok((scores.clone(), stamp));
         }
         let failed = |kind: FailureKind, reason: String| Failure {
             case: item.case.clone(),
@@ -97,38 +105,102 @@ impl Job<'_> {
         };
         let unreadable = |error: anyhow::Error| failed(FailureKind::Unreadable, one_line(&error));
         let misaligned = |error: String| failed(FailureKind::Geometry, error);
-        let open = |path: &Path| self.open(path).map_err(unreadable);
-        let (reference_file, prediction_file) = (open(reference)?, open(prediction)?);
-        let voxels = [&reference_file, &prediction_file].map(|file| file.header().voxel_count());
-        let needed = bytes_needed(voxels, self.options, rayon::current_num_threads());
+        let reference_file = self.open(&files.reference).map_err(unreadable)?;
+        let prediction_file = match &files.prediction {
+            Source::File(path) => Some(self.open(path).map_err(unreadable)?),
+            Source::Images(_) => None,
+        };
+        let voxels = |file: &Reader| file.header().voxel_count();
+        let of_reference = voxels(&reference_file);
+        let of_prediction = prediction_file.as_ref().map_or(of_reference, voxels);
+        let threads = rayon::current_num_threads();
+        let needed = bytes_needed([of_prediction, of_reference], self.options, threads)
+            .saturating_add(files.image.as_ref().map_or(0, |_| 8 * of_reference))
+            .saturating_add(if self.args.resample {
+                2 * of_reference
+            } else {
+                0
+            });
         self.cx
             .limits
-            .check(&shown(reference), needed)
+            .check(&shown(&files.reference), needed)
             .map_err(|error| failed(FailureKind::Memory, error.to_string()))?;
         let _share = budget.share(needed, || *buffers = Buffers::default());
         let read = |file: Reader, path: &Path, buffer: &mut Vec<u16>| {
             self.read(file, path, std::mem::take(buffer))
                 .map_err(unreadable)
         };
-        let mut reference_map = read(reference_file, reference, &mut buffers.reference)?;
-        self.mappings.reference.apply(reference_map.as_slice_mut());
-        let mut prediction_map = read(prediction_file, prediction, &mut buffers.prediction)?;
-        self.mappings
-            .prediction
-            .apply(prediction_map.as_slice_mut());
-        let aligned = align(
-            prediction_map,
-            reference_map.grid(),
-            self.settings.grid_tolerance_mm,
-        )
-        .map_err(|error| misaligned(error.to_string()))?;
-        let scores = score_case(&item.case, &aligned, &reference_map, self.options);
-        buffers.prediction = memory_of(aligned);
-        buffers.reference = memory_of(reference_map);
+        let mut prediction = match (prediction_file, &files.prediction) {
+            (Some(file), Source::File(path)) => read(file, path, &mut buffers.prediction)?,
+            (_, source) => self
+                .segment(source.files(), &item.case)
+                .map_err(unreadable)?,
+        };
+        self.mappings.prediction.apply(prediction.as_slice_mut());
+        let mut reference = read(reference_file, &files.reference, &mut buffers.reference)?;
+        self.mappings.reference.apply(reference.as_slice_mut());
+        let (prediction, resampled) = self
+            .bring_together(prediction, reference.grid())
+            .map_err(|error| misaligned(error.to_string()))?;
+        let scores = score_case(&item.case, &prediction, &reference, self.options);
         let mut scores = scores.map_err(|error| misaligned(error.to_string()))?;
-        scores.prediction = shown(prediction);
-        scores.reference = shown(reference);
+        scores.resampled = resampled;
+        if let Some(path) = &files.image {
+            let image = self.image(path, reference.grid());
+            let image = image.map_err(|error| misaligned(one_line(&error)))?;
+            let maps = [&prediction, &reference];
+            let ignored = self.options.ignore_label;
+            add_intensities(&mut scores, &image, maps, self.settings.window, ignored);
+            scores.image = shown(path);
+        }
+        buffers.prediction = memory_of(prediction);
+        buffers.reference = memory_of(reference);
+        scores.prediction = match &files.prediction {
+            Source::File(path) => shown(path),
+            Source::Images(_) => String::new(),
+        };
+        scores.reference = shown(&files.reference);
         Ok((scores, stamp))
+    }
+
+    /// The prediction on the grid of its reference, and whether it was resampled.
+    fn bring_together(
+        &self,
+        prediction: Volume<u16>,
+        reference: &Grid,
+    ) -> Result<(Volume<u16>, bool), Misaligned> {
+        let tolerance_mm = self.settings.grid_tolerance_mm;
+        let same = prediction.grid().check_matches(reference, tolerance_mm);
+        if same.is_ok() || !self.args.resample {
+            return Ok((align(prediction, reference, tolerance_mm)?, false));
+        }
+        match align(prediction.clone(), reference, tolerance_mm) {
+            Ok(aligned) => Ok((aligned, false)),
+            Err(_) => Ok((resample(&prediction, reference)?, true)),
+        }
+    }
+
+    /// Segments a case with the model, and keeps the label map where that was asked for.
+    fn segment(&self, files: &[PathBuf], case: &str) -> anyhow::Result<Volume<u16>> {
+        let model = self
+            .model
+            .context("a case without prediction and without model")?;
+        let made = model.segment(files, case, self.cx)?;
+        if let Some(folder) = &self.args.save_predictions {
+            made.save(folder, case, self.args)?;
+        }
+        Ok(made.map.volume)
+    }
+
+    /// Reads an image, first channel, onto the grid of the reference.
+    fn image(&self, path: &Path, reference: &Grid) -> anyhow::Result<Volume<f32>> {
+        let (volumes, _) =
+            nifti::read_f32(path, &self.cx.limits).map_err(|error| without_folder(&error, path))?;
+        let image = volumes.into_iter().next().context("no volume")?;
+        align(image, reference, self.settings.grid_tolerance_mm).map_err(|error| {
+            let text = error.to_string().replace("the prediction", "the image");
+            anyhow::anyhow!("{}: {text}", shown(path))
+        })
     }
 
     /// Opens a label map; errors name the file without its folder, so that results do not depend on where it lies.
@@ -157,7 +229,7 @@ impl Job<'_> {
         match &result {
             Ok((scores, stamp)) => {
                 if let Some(journal) = journal {
-                    self.note(journal, scores, *stamp);
+                    self.note(journal, scores, stamp);
                 }
             }
             Err(failure) => self
