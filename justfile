@@ -32,6 +32,10 @@ parity:
 faults:
     cargo test --release --test 'faults*'
 
+# examples/slurm and examples/snakemake for real, 300 cases on one machine (root on Debian; installs Slurm; 2 minutes)
+slurm:
+    cargo build --release && tests/slurm/run.sh target/release/medseg 300
+
 # the whole chain on a synthetic case
 demo:
     cargo run --release -- demo --force
