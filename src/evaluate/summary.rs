@@ -179,14 +179,15 @@ fn absent(target: &TargetScores) -> TargetScores {
     }
 }
 
-/// A value as it counts in the summary.
+/// A value as it counts in the summary; `None` also for a score that the target does not have.
 pub fn counted_value(
     name: &str,
     target: &TargetScores,
     diagonal_mm: f64,
     empty: Empty,
 ) -> Option<f64> {
-    let value = target.scores.get(name).copied().flatten();
+    // What was not computed for this target is not the worst there is.
+    let value = *target.scores.get(name)?;
     if value.is_some() || empty == Empty::Nan {
         return value;
     }
@@ -268,6 +269,7 @@ fn summarize_target(
         .map(|name| {
             let values: Vec<(usize, Option<f64>)> = entries
                 .iter()
+                .filter(|(_, target)| target.scores.contains_key(name))
                 .map(|&(number, target)| {
                     let diagonal_mm = cases[number].diagonal_mm;
                     (

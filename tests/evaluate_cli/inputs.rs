@@ -154,6 +154,13 @@ fn tubes_get_scores_of_their_own() {
         (&scores["betti0_error"], &scores["betti1_error"]),
         (&1.0.into(), &0.0.into())
     );
+    // Only tubes count in the mean of what only tubes have.
+    let sum = &results(
+        here.path(),
+        &["--tubes", "1", "--labels", "1,2", "--empty", "worst"],
+    )["summary"];
+    let all = &sum["labels"][0]["scores"]["cldice"];
+    assert_eq!((&all["n"], &all["left_out"]), (&1.into(), &0.into()));
     let cldice = scores["cldice"].as_f64().unwrap();
     assert!((0.9..0.97).contains(&cldice), "{cldice}");
     assert!(
