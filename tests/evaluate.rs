@@ -96,6 +96,29 @@ fn a_label_of_one_case_is_absent_in_the_others_and_counted() {
 }
 
 #[test]
+fn the_worst_cases_are_listed() {
+    let mut settings = settings(None);
+    settings.policy.worst = 3;
+    let results = Results::new(settings, cases(), Vec::new(), None);
+    let worst = |label: usize| -> Vec<(&str, &str)> {
+        let listed = &results.summary.labels[label].worst;
+        let names = listed.iter().map(|entry| (&*entry.case, &*entry.label));
+        names.collect()
+    };
+    // Shifted by 2, 2 and 1 voxels; label 2 occurs in one case only.
+    let first = [
+        ("case_2", "label_1"),
+        ("case_5", "label_1"),
+        ("case_1", "label_1"),
+    ];
+    assert_eq!(worst(0), first);
+    assert_eq!(worst(1), first);
+    assert_eq!(worst(2), [("case_4", "label_2")]);
+    assert_eq!(results.summary.labels[0].worst[0].dice, 0.5);
+    assert!(markdown::document(&results).contains("Worst Dice: case_2 label_1 0.500, "));
+}
+
+#[test]
 fn shards_make_the_document_of_a_single_run() {
     let all = cases();
     let part = |index: usize| {

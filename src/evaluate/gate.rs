@@ -302,6 +302,7 @@ mod tests {
                 ]),
                 pooled_dice: Some(0.75),
                 pooled_iou: None,
+                worst: Vec::new(),
             }],
             confusion: Confusion::default(),
         }

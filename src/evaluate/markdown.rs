@@ -117,6 +117,15 @@ pub fn document(results: &Results) -> String {
         "\nMeans over cases with 95 % bootstrap intervals; surface distances as `{}` defines them.",
         results.settings.definition
     );
+    let worst = results.summary.labels.first().map(|all| &all.worst);
+    if let Some(worst) = worst.filter(|worst| !worst.is_empty()) {
+        let shown = worst.iter().map(|entry| {
+            let (case, label) = (cell(&entry.case), cell(&entry.label));
+            format!("{case} {label} {:.3}", entry.dice)
+        });
+        let shown: Vec<String> = shown.collect();
+        let _ = writeln!(text, "\nWorst Dice: {}.", shown.join(", "));
+    }
     if !results.failures.is_empty() {
         text.push_str("\nNot scored:\n\n");
         for failure in &results.failures {

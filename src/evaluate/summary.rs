@@ -46,6 +46,9 @@ pub struct Policy {
     pub empty: Empty,
     /// Seed of the bootstrap.
     pub seed: u64,
+    /// How many of the worst cases of a label are listed.
+    #[serde(default)]
+    pub worst: usize,
 }
 
 /// One score over all cases.
@@ -71,6 +74,20 @@ pub struct TargetSummary {
     pub pooled_dice: Option<f64>,
     /// Intersection over union over the voxels of all cases taken together.
     pub pooled_iou: Option<f64>,
+    /// The cases with the lowest Dice, lowest first; missed and spurious structures count as 0.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub worst: Vec<WorstCase>,
+}
+
+/// One of the worst cases of a label.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorstCase {
+    /// Name of the case.
+    pub case: String,
+    /// Name of the label or region.
+    pub label: String,
+    /// Its Dice coefficient, 0 for a missed or spurious structure.
+    pub dice: f64,
 }
 
 /// How many cases have which [`Status`].
@@ -314,7 +331,30 @@ fn summarize_target(
         scores,
         pooled_dice: counts.dice(),
         pooled_iou: counts.iou(),
+        worst: worst_cases(cases, &entries, policy.worst),
     }
+}
+
+/// The `count` entries with the lowest Dice, lowest first, equal ones in the order of their cases.
+fn worst_cases(
+    cases: &[CaseScores],
+    entries: &[(usize, &TargetScores)],
+    count: usize,
+) -> Vec<WorstCase> {
+    let mut listed: Vec<WorstCase> = entries
+        .iter()
+        .filter_map(|&(number, target)| {
+            let case = &cases[number];
+            Some(WorstCase {
+                case: case.case.clone(),
+                label: target.label.clone(),
+                dice: counted_value("dice", target, case.diagonal_mm, Empty::Worst)?,
+            })
+        })
+        .collect();
+    listed.sort_by(|a, b| a.dice.total_cmp(&b.dice));
+    listed.truncate(count);
+    listed
 }
 
 fn total_confusion(cases: &[CaseScores]) -> Confusion {

@@ -139,6 +139,9 @@ pub struct Args {
     /// Average cases of one patient first; the first group of this pattern in the case name is the patient
     #[arg(long, value_name = "REGEX")]
     pub group_by: Option<String>,
+    /// How many of the worst cases to list, for each label and for all together
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub worst: usize,
     /// Seed of the bootstrap [default: 0]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub seed: u64,
@@ -287,6 +290,7 @@ impl Args {
             policy: Policy {
                 empty: self.empty,
                 seed: self.seed,
+                worst: self.worst,
             },
             group_by: self.group_by.clone(),
             shard: self.shard()?,
