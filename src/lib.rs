@@ -12,6 +12,7 @@
 //! | [`metrics`] | overlap and surface distances of label maps | `geometry`, `volume` |
 //! | [`mesh`] | smooth closed surfaces of label maps, OBJ, STL, PLY, GLB | `topology`, `geometry`, `volume`, `progress` |
 //! | [`topology`] | components, hole filling, skeletons, bridges over gaps | `geometry`, `volume` |
+//! | [`tissue`] | perirenal, visceral and subcutaneous fat | `topology`, `geometry`, `volume` |
 //! | [`nn`] | network layers, kernels, executor, weight files | `volume` |
 //! | [`nnunet`] | nnU-Net models: plans, preprocessing, sliding window, export | `nn`, `topology`, `metrics`, `geometry`, `volume` |
 //! | [`evaluate`] | scores of a set of predictions, statistics, checks, result documents | `metrics`, `topology`, `geometry`, `volume` |
@@ -31,5 +32,6 @@ pub mod nnunet;
 pub mod phantom;
 pub mod progress;
 pub mod provenance;
+pub mod tissue;
 pub mod topology;
 pub mod volume;

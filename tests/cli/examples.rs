@@ -5,11 +5,12 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 12] = [
     "infer",
     "smooth",
     "vessel-connect",
     "ureter-connect",
+    "fat",
     "evaluate",
     "info",
     "compare",

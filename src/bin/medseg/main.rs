@@ -6,9 +6,11 @@ mod context;
 mod convert;
 mod demo;
 mod evaluate;
+mod fat;
 mod flags;
 mod infer;
 mod info;
+mod label_cases;
 mod labels;
 mod model;
 mod outcome;
@@ -45,6 +47,7 @@ enum Command {
     Smooth(Box<smooth::Args>),
     VesselConnect(vessel_connect::Args),
     UreterConnect(ureter_connect::Args),
+    Fat(fat::Args),
     Evaluate(Box<evaluate::Args>),
     Info(info::Args),
     Compare(compare::Args),
@@ -76,6 +79,7 @@ fn dispatch(command: &Command, context: &Context) -> anyhow::Result<Outcome> {
         Command::Phantom(args) => phantom::run(args, context),
         Command::Demo(args) => demo::run(args, context),
         Command::VesselConnect(args) => vessel_connect::run(args, context),
+        Command::Fat(args) => fat::run(args, context),
         Command::UreterConnect(args) => ureter_connect::run(args, context),
     }
 }

@@ -1,0 +1,85 @@
+//! Small dense systems of linear equations.
+
+/// Solves `matrix * x = right` for a symmetric positive definite matrix (row-major, `n * n`) by
+/// Cholesky's decomposition; `None` when the sizes do not fit or the matrix is not positive definite.
+///
+/// Only the lower triangle is read. Cost: `n³ / 6` multiplications; memory: a copy of the matrix.
+pub fn solve_positive_definite(matrix: &[f64], right: &[f64]) -> Option<Vec<f64>> {
+    let n = right.len();
+    if matrix.len() != n * n {
+        return None;
+    }
+    let mut lower = matrix.to_vec();
+    for row in 0..n {
+        for column in 0..=row {
+            let known: f64 = (0..column)
+                .map(|k| lower[row * n + k] * lower[column * n + k])
+                .sum();
+            let rest = lower[row * n + column] - known;
+            lower[row * n + column] = if row == column {
+                if !(rest > 0.0 && rest.is_finite()) {
+                    return None;
+                }
+                rest.sqrt()
+            } else {
+                rest / lower[column * n + column]
+            };
+        }
+    }
+    let mut x = right.to_vec();
+    for row in 0..n {
+        let known: f64 = (0..row).map(|k| lower[row * n + k] * x[k]).sum();
+        x[row] = (x[row] - known) / lower[row * n + row];
+    }
+    for row in (0..n).rev() {
+        let known: f64 = (row + 1..n).map(|k| lower[k * n + row] * x[k]).sum();
+        x[row] = (x[row] - known) / lower[row * n + row];
+    }
+    Some(x)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_system_by_hand() {
+        let x = solve_positive_definite(&[4.0, 2.0, 2.0, 3.0], &[10.0, 8.0]).unwrap();
+        assert!(
+            (x[0] - 1.75).abs() < 1e-12 && (x[1] - 1.5).abs() < 1e-12,
+            "{x:?}"
+        );
+    }
+
+    #[test]
+    fn what_is_not_positive_definite_is_refused() {
+        assert!(solve_positive_definite(&[0.0], &[1.0]).is_none());
+        assert!(solve_positive_definite(&[1.0, 2.0, 2.0, 1.0], &[1.0, 1.0]).is_none());
+        assert!(solve_positive_definite(&[f64::NAN], &[1.0]).is_none());
+        assert!(solve_positive_definite(&[1.0, 0.0], &[1.0, 1.0]).is_none());
+        assert_eq!(solve_positive_definite(&[], &[]), Some(vec![]));
+    }
+
+    proptest! {
+        #[test]
+        fn the_solution_solves(values in prop::collection::vec(-1.0..1.0_f64, 20)) {
+            let n = 4;
+            let factor = &values[..16];
+            let mut matrix = vec![0.0; 16];
+            for row in 0..n {
+                for column in 0..n {
+                    matrix[row * n + column] = (0..n)
+                        .map(|k| factor[row * n + k] * factor[column * n + k])
+                        .sum::<f64>()
+                        + if row == column { 0.5 } else { 0.0 };
+                }
+            }
+            let x = solve_positive_definite(&matrix, &values[16..]).unwrap();
+            for row in 0..n {
+                let product: f64 = (0..n).map(|k| matrix[row * n + k] * x[k]).sum();
+                prop_assert!((product - values[16 + row]).abs() < 1e-9);
+            }
+        }
+    }
+}

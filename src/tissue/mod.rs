@@ -1,0 +1,157 @@
+//! Fat around the kidneys, in the abdomen and under the skin.
+//!
+//! From a label map with kidneys (and tumours) and, where there is one, the CT in Hounsfield units:
+//!
+//! - **perirenal** fat: inside of the renal fascia, which [`fascia`] finds as a smooth surface around
+//!   each kidney; without CT inside of the surface that is expected there (mode `geometric`);
+//! - **visceral** fat: the other fat inside of the body wall, and **subcutaneous** fat: that outside of
+//!   it. The wall is found without a network by [`body`].
+//!
+//! Fat is what lies in the HU window, -190 to -30 by default (the convention of body composition
+//! analysis), and has no label. Everything works in world millimetres through the affine, so the order
+//! and direction of voxel axes do not matter.
+
+mod fascia;
+mod kidney;
+mod perirenal;
+mod sphere;
+
+pub use perirenal::{Perirenal, perirenal_fat};
+
+use crate::topology::components::TooManyRuns;
+use crate::volume::Grid;
+use ndarray::ArrayView3;
+
+/// A label map with its place, and the CT on the same grid.
+#[derive(Debug, Clone, Copy)]
+pub struct Input<'a> {
+    /// Labels, `[z, y, x]`; fat is only ever found on 0.
+    pub map: ArrayView3<'a, u16>,
+    /// Hounsfield units on the same grid.
+    pub image: Option<ArrayView3<'a, f32>>,
+    /// Where the voxels are.
+    pub grid: &'a Grid,
+}
+
+/// Hounsfield units that count as fat, both ends included.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct FatWindow {
+    /// Lowest value.
+    pub low_hu: f64,
+    /// Highest value.
+    pub high_hu: f64,
+}
+
+impl Default for FatWindow {
+    fn default() -> Self {
+        Self {
+            low_hu: -190.0,
+            high_hu: -30.0,
+        }
+    }
+}
+
+impl FatWindow {
+    /// Whether a value is fat; NaN is not.
+    pub fn contains(&self, hu: f64) -> bool {
+        (self.low_hu..=self.high_hu).contains(&hu)
+    }
+}
+
+/// A kind of fat. The numbers are those of a [`FatMap`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum FatKind {
+    /// Inside of the renal fascia.
+    Perirenal = 1,
+    /// Inside of the body wall, but not perirenal.
+    Visceral = 2,
+    /// Between body wall and skin.
+    Subcutaneous = 3,
+}
+
+/// The kind of fat in every voxel, `[z, y, x]`: a number of [`FatKind`], 0 elsewhere.
+pub type FatMap = ndarray::Array3<u8>;
+
+/// Why fat cannot be found.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Error {
+    /// Map, image and grid have different shapes.
+    #[error("{what} has {found:?} voxels, the grid {expected:?} (z, y, x)")]
+    Shape {
+        /// `label map` or `image`.
+        what: &'static str,
+        /// Its shape.
+        found: [usize; 3],
+        /// That of the grid.
+        expected: [usize; 3],
+    },
+    /// The affine has no inverse.
+    #[error("the affine is singular or not finite: the volume has no place in the world")]
+    Singular,
+    /// None of the kidney labels occurs.
+    #[error("no kidney: none of the labels {labels:?} occurs in the map")]
+    NoKidney {
+        /// The labels asked for.
+        labels: Vec<u16>,
+    },
+    /// A kidney is cut off by the border of the volume.
+    #[error(
+        "the kidney with label {label} reaches the border of the volume: the fat around it is incomplete"
+    )]
+    CutKidney {
+        /// Its label.
+        label: u16,
+    },
+    /// The image cannot be a CT in Hounsfield units.
+    #[error(
+        "the image holds values from {lowest} to {highest}, expected Hounsfield units with air near -1000: these look like stored values whose rescale intercept is missing"
+    )]
+    NotHounsfield {
+        /// Smallest value.
+        lowest: f32,
+        /// Largest value.
+        highest: f32,
+    },
+    /// The map has too many pieces.
+    #[error(transparent)]
+    TooManyRuns(#[from] TooManyRuns),
+}
+
+impl Input<'_> {
+    /// Checks that everything has the grid's shape and that the image can be a CT.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::Singular`], [`Error::NotHounsfield`].
+    pub fn check(&self) -> Result<(), Error> {
+        let expected = self.grid.shape;
+        let same = |what, found: [usize; 3]| {
+            if found == expected {
+                Ok(())
+            } else {
+                Err(Error::Shape {
+                    what,
+                    found,
+                    expected,
+                })
+            }
+        };
+        same("label map", self.map.dim().into())?;
+        if self.grid.affine.inverse().is_none() {
+            return Err(Error::Singular);
+        }
+        if let Some(image) = &self.image {
+            same("image", image.dim().into())?;
+            let (mut lowest, mut highest) = (f32::INFINITY, f32::NEG_INFINITY);
+            for &value in image.iter().filter(|value| value.is_finite()) {
+                lowest = lowest.min(value);
+                highest = highest.max(value);
+            }
+            // Every CT of a body holds fat or air; stored values without their intercept hold neither.
+            if lowest >= FatWindow::default().high_hu as f32 {
+                return Err(Error::NotHounsfield { lowest, highest });
+            }
+        }
+        Ok(())
+    }
+}
