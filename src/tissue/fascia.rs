@@ -8,11 +8,13 @@
 //! a posteriori estimate: expectation-maximisation over a window around the present surface that
 //! narrows from 10 to 2 mm, beginning at the prior.
 //!
-//! Where no fascia is seen the prior stays: 13 mm around the middle of the kidney and 60 % more above
-//! and below it, as the perirenal space is long from top to bottom. Votes and prior were chosen on twelve
+//! Where a part of it is not seen the prior stays: 13 mm around the middle of the kidney and 60 % more above
+//! and below it, as the perirenal space is long from top to bottom.
+//! Where nearly none is seen the usual distance is taken, 11.5 mm and 40 % more. Votes and prior were chosen on twelve
 //! synthetic cases with holes in 5 to 40 % of the fascia, noise of 7 to 18 HU and margins of 6 to 20 mm
 //! (docs/measurements/tissue.md).
 
+use super::body::{Body, Place};
 use super::kidney::{Kidney, REACH_MM};
 use super::sphere::{Sphere, harmonics};
 use super::{FatWindow, Input};
@@ -30,6 +32,11 @@ const DEGREE: usize = 5;
 const PRIOR_MM: f64 = 13.0;
 /// Part by which it grows towards the poles of the patient's long axis.
 const PRIOR_POLES: f64 = 0.6;
+/// The same two for a limit of which nothing is seen at all.
+const USUAL_MM: f64 = 11.5;
+const USUAL_POLES: f64 = 0.4;
+/// Below this share of directions with a fascia none is believed: fat alone speaks for ever larger limits.
+const LEAST_SEEN: f64 = 0.12;
 /// Variance of a harmonic coefficient of degree 0, and its ratio from degree to degree.
 const PRIOR_VARIANCE: f64 = 38.0;
 const PRIOR_DECAY: f64 = 0.36;
@@ -84,12 +91,13 @@ fn prior_mm(direction: [f64; 3]) -> f64 {
     PRIOR_MM * (1.0 + PRIOR_POLES * direction[2] * direction[2])
 }
 
-/// The limit without a CT: the prior around the kidney.
+/// The limit where no fascia is seen, or without a CT: the usual distance around the kidney.
 pub(super) fn expected(hull_mm: &[f64], sphere: &Sphere) -> Fascia {
     let limits = hull_mm.iter().zip(&sphere.directions);
+    let usual_mm = |z: f64| USUAL_MM * (1.0 + USUAL_POLES * z * z);
     Fascia {
         limit_mm: limits
-            .map(|(hull, &direction)| hull + prior_mm(direction))
+            .map(|(hull, direction)| hull + usual_mm(direction[2]))
             .collect(),
         found_share: None,
         organ_share: None,
@@ -103,9 +111,9 @@ pub(super) fn fit(
     kidney: &Kidney,
     hull_mm: &[f64],
     sphere: &Sphere,
-    window: FatWindow,
+    (window, body): (FatWindow, Option<&Body>),
 ) -> Fascia {
-    let rays = cast(input, image, kidney, hull_mm, sphere, window);
+    let rays = cast(input, image, kidney, hull_mm, sphere, (window, body));
     let energies: Vec<Vec<f64>> = rays.par_iter().map(energy).collect();
     let margins = most_probable(&energies, sphere);
     let (mut seen, mut open, mut ended) = (0.0, 0.0, 0.0);
@@ -122,13 +130,19 @@ pub(super) fn fit(
             seen += weight;
         }
     }
-    Fascia {
-        limit_mm: hull_mm
+    let found_share = (open > 0.0).then(|| seen / open);
+    let limit_mm = if found_share.is_some_and(|share| share < LEAST_SEEN) {
+        expected(hull_mm, sphere).limit_mm
+    } else {
+        hull_mm
             .iter()
             .zip(margins)
             .map(|(hull, margin)| hull + margin)
-            .collect(),
-        found_share: (open > 0.0).then(|| seen / open),
+            .collect()
+    };
+    Fascia {
+        limit_mm,
+        found_share,
         organ_share: Some(ended / (4.0 * PI)),
     }
 }
@@ -140,23 +154,13 @@ fn cast(
     kidney: &Kidney,
     hull_mm: &[f64],
     sphere: &Sphere,
-    window: FatWindow,
+    (window, body): (FatWindow, Option<&Body>),
 ) -> Vec<Ray> {
     let place = |index: usize, step: usize| -> [f64; 3] {
         let along = hull_mm[index] + step as f64 * STEP_MM;
         std::array::from_fn(|axis| kidney.centre_mm[axis] + along * sphere.directions[index][axis])
     };
-    let labels = PointSampler::new(input.map, input.grid);
-    let start = kidney.bounds.start;
-    let in_kidney = |world: [f64; 3]| {
-        image.nearest(world).is_some_and(|voxel| {
-            let inside = (0..3).all(|axis| voxel[axis] >= start[axis]);
-            inside && {
-                let local: [usize; 3] = std::array::from_fn(|axis| voxel[axis] - start[axis]);
-                kidney.body.get(local).copied().unwrap_or(false)
-            }
-        })
-    };
+    let in_kidney = |world: [f64; 3]| image.nearest(world).is_some_and(|at| kidney.holds(at));
     let near_kidney = |world: [f64; 3], radius: f64| {
         STENCIL.iter().any(|offset| {
             let length = offset.iter().map(|o| o * o).sum::<f64>().sqrt();
@@ -179,7 +183,11 @@ fn cast(
             (0..STEPS)
                 .map(|step| {
                     let at = place(index, step);
-                    let label = labels.as_ref().and_then(|labels| labels.nearest_value(at));
+                    // Beyond the body wall there is nothing to look for.
+                    let voxel = image.nearest(at).filter(|&voxel| {
+                        body.is_none_or(|body| body.place(voxel) == Place::InsideWall)
+                    });
+                    let label = voxel.map(|voxel| input.map[voxel]);
                     Sample {
                         hu: smoothed(image, at),
                         is_outside: label.is_none(),

@@ -19,7 +19,7 @@ pub(super) const REACH_MM: f64 = 45.0;
 /// A kidney (one component, or several pieces of one) and the tumours that touch it.
 #[derive(Debug, Clone)]
 pub(super) struct Kidney {
-    /// Labels that gave voxels to it, the kidney's own first.
+    /// The kidney's label.
     pub(super) label: u16,
     /// The voxels, inside `bounds` only.
     pub(super) body: Array3<bool>,
@@ -179,6 +179,15 @@ pub(super) fn spacing_mm(affine: &Affine) -> [f64; 3] {
 }
 
 impl Kidney {
+    /// Whether a voxel of the volume, `[z, y, x]`, belongs to kidney or tumour.
+    pub(super) fn holds(&self, voxel: [usize; 3]) -> bool {
+        self.bounds.contains(voxel) && {
+            let local: [usize; 3] =
+                std::array::from_fn(|axis| voxel[axis] - self.bounds.start[axis]);
+            self.body[local]
+        }
+    }
+
     /// World position of a voxel of the box, `[z, y, x]` counted from the box's start.
     pub(super) fn world_mm(&self, affine: &Affine, [z, y, x]: [usize; 3]) -> [f64; 3] {
         let [z0, y0, x0] = self.bounds.start;

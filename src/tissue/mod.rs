@@ -2,25 +2,32 @@
 //!
 //! From a label map with kidneys (and tumours) and, where there is one, the CT in Hounsfield units:
 //!
-//! - **perirenal** fat: inside of the renal fascia, which [`fascia`] finds as a smooth surface around
+//! - **perirenal** fat: inside of the renal fascia, which `fascia` finds as a smooth surface around
 //!   each kidney; without CT inside of the surface that is expected there (mode `geometric`);
 //! - **visceral** fat: the other fat inside of the body wall, and **subcutaneous** fat: that outside of
-//!   it. The wall is found without a network by [`body`].
+//!   it. The wall is found without a network by `body`.
 //!
 //! Fat is what lies in the HU window, -190 to -30 by default (the convention of body composition
 //! analysis), and has no label. Everything works in world millimetres through the affine, so the order
 //! and direction of voxel axes do not matter.
 
+mod body;
+mod compartments;
 mod fascia;
 mod kidney;
 mod perirenal;
 mod sphere;
+mod thickness;
 
-pub use perirenal::{Perirenal, perirenal_fat};
+pub use compartments::Amount;
+pub use perirenal::{Perirenal, Side};
+pub use thickness::Thickness;
+
+use body::Body;
 
 use crate::topology::components::TooManyRuns;
 use crate::volume::Grid;
-use ndarray::ArrayView3;
+use ndarray::{Array3, ArrayView3};
 
 /// A label map with its place, and the CT on the same grid.
 #[derive(Debug, Clone, Copy)]
@@ -71,7 +78,7 @@ pub enum FatKind {
 }
 
 /// The kind of fat in every voxel, `[z, y, x]`: a number of [`FatKind`], 0 elsewhere.
-pub type FatMap = ndarray::Array3<u8>;
+pub type FatMap = Array3<u8>;
 
 /// Why fat cannot be found.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -113,9 +120,89 @@ pub enum Error {
         /// Largest value.
         highest: f32,
     },
+    /// Nothing in the image is as large as a body.
+    #[error("no body: the image holds no connected tissue above -300 HU")]
+    NoBody,
+    /// Visceral and subcutaneous fat cannot be told without a CT.
+    #[error("visceral and subcutaneous fat need the CT")]
+    NeedsImage,
     /// The map has too many pieces.
     #[error(transparent)]
     TooManyRuns(#[from] TooManyRuns),
+}
+
+/// What is looked for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Options {
+    /// Labels of the kidneys. One label may hold both.
+    pub kidneys: Vec<u16>,
+    /// Labels of tumours and cysts; they belong to the kidney that they touch.
+    pub tumors: Vec<u16>,
+    /// Labels of veins, which say where the renal vein is.
+    pub veins: Vec<u16>,
+    /// What counts as fat.
+    pub window: FatWindow,
+    /// Look for visceral and subcutaneous fat also.
+    pub compartments: bool,
+    /// Go on without kidneys: only with `compartments`.
+    pub may_lack_kidneys: bool,
+    /// Go on when the border of the volume cuts a kidney.
+    pub may_be_cut: bool,
+}
+
+/// Fat of all kinds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Found {
+    /// The kind of fat in every voxel.
+    pub fat: FatMap,
+    /// One entry per kidney, in the order of the labels.
+    pub kidneys: Vec<Perirenal>,
+    /// Visceral fat, where looked for.
+    pub visceral: Option<Amount>,
+    /// Subcutaneous fat, where looked for.
+    pub subcutaneous: Option<Amount>,
+}
+
+/// Finds fat.
+///
+/// Perirenal fat with an image is what lies inside of the fitted fascia and of the body wall, in the
+/// window; without, all unlabelled voxels inside of the expected fascia.
+///
+/// Cost: some million samples of the image per kidney, a pass over the boxes around the kidneys, one over
+/// the image, with `compartments` a second; memory: one byte per voxel for the result and one per voxel of
+/// the boxes, and a copy of the image in cells of 3 mm.
+///
+/// # Errors
+/// [`Error`], each as it says.
+pub fn find_fat(input: &Input<'_>, options: &Options) -> Result<Found, Error> {
+    input.check()?;
+    let mut fat = FatMap::zeros(input.grid.shape);
+    let body = match input.image {
+        Some(image) => match Body::find(input, image) {
+            // An image that shows less than a body still shows the surroundings of its kidneys.
+            Err(Error::NoBody) if !options.compartments => None,
+            found => Some(found?),
+        },
+        None if options.compartments => return Err(Error::NeedsImage),
+        None => None,
+    };
+    let kidneys = perirenal::perirenal_fat(input, options, body.as_ref(), &mut fat)?;
+    let amounts = match (input.image, &body) {
+        (Some(image), Some(body)) if options.compartments => Some(compartments::mark(
+            input,
+            image,
+            body,
+            options.window,
+            &mut fat,
+        )),
+        _ => None,
+    };
+    Ok(Found {
+        fat,
+        kidneys,
+        visceral: amounts.map(|[visceral, _]| visceral),
+        subcutaneous: amounts.map(|[_, subcutaneous]| subcutaneous),
+    })
 }
 
 impl Input<'_> {

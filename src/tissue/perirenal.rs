@@ -1,9 +1,11 @@
 //! Fat inside of the renal fascia.
 
+use super::body::{Body, Place};
 use super::fascia::{self, Fascia};
 use super::kidney::{Kidney, find_kidneys};
 use super::sphere::Sphere;
-use super::{Error, FatKind, FatMap, FatWindow, Input};
+use super::thickness::{self, Thickness};
+use super::{Error, FatKind, FatMap, FatWindow, Input, Options};
 use crate::geometry::points::PointSampler;
 use ndarray::{Axis, s};
 use rayon::prelude::*;
@@ -13,6 +15,10 @@ use rayon::prelude::*;
 pub struct Perirenal {
     /// The kidney's label.
     pub label: u16,
+    /// The patient's side.
+    pub side: Side,
+    /// Thickness of the fat behind and beside the kidney; `None` without CT.
+    pub thickness: Option<Thickness>,
     /// Centre of kidney and tumour, RAS+ mm.
     pub centre_mm: [f64; 3],
     /// Voxels of kidney and tumour.
@@ -30,49 +36,83 @@ pub struct Perirenal {
     pub organ_share: Option<f64>,
 }
 
-/// Marks perirenal fat in `fat` (of the grid's shape) around every kidney of the labels `kidneys`, with
-/// the tumours of labels `tumors` that touch it. One label may hold both kidneys.
-///
-/// With an image fat is what lies inside of the fitted fascia and in the window; without, all unlabelled
-/// voxels inside of the expected one. Voxels that `fat` holds already are left alone.
-///
-/// Cost: some million samples of the image per kidney, then one pass over the boxes around the kidneys;
-/// memory: one byte per voxel of these boxes.
-///
-/// # Errors
-/// Those of [`Input::check`], [`Error::NoKidney`], [`Error::TooManyRuns`].
-pub fn perirenal_fat(
+/// Which side of the patient.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The patient's right: larger x in RAS+.
+    Right,
+    /// The patient's left.
+    Left,
+}
+
+/// Marks perirenal fat in `fat` around every kidney; voxels that `fat` holds already are left alone.
+pub(super) fn perirenal_fat(
     input: &Input<'_>,
-    kidneys: &[u16],
-    tumors: &[u16],
-    window: FatWindow,
+    options: &Options,
+    body: Option<&Body>,
     fat: &mut FatMap,
 ) -> Result<Vec<Perirenal>, Error> {
     let sphere = Sphere::new();
-    let found = find_kidneys(input.map, input.grid, kidneys, tumors)?;
-    if found.is_empty() {
+    let found = find_kidneys(input.map, input.grid, &options.kidneys, &options.tumors)?;
+    if found.is_empty() && !options.may_lack_kidneys {
         return Err(Error::NoKidney {
-            labels: kidneys.to_vec(),
+            labels: options.kidneys.clone(),
         });
     }
-    let image = match input.image {
-        Some(image) => Some(PointSampler::new(image, input.grid).ok_or(Error::Singular)?),
-        None => None,
-    };
-    let limits: Vec<Fascia> = (found.iter())
-        .map(|kidney| {
-            let hull = kidney.hull_mm(&input.grid.affine, &sphere);
-            match &image {
-                Some(image) => fascia::fit(input, image, kidney, &hull, &sphere, window),
-                None => fascia::expected(&hull, &sphere),
-            }
-        })
-        .collect();
-    Ok(found
+    if let Some(cut) = found
         .iter()
-        .zip(limits)
-        .map(|(kidney, fascia)| mark(input, kidney, &fascia, &sphere, window, fat))
-        .collect())
+        .find(|kidney| kidney.is_cut && !options.may_be_cut)
+    {
+        return Err(Error::CutKidney { label: cut.label });
+    }
+    let sampler = |image| PointSampler::new(image, input.grid).ok_or(Error::Singular);
+    let image = input.image.map(sampler).transpose()?;
+    let labels = PointSampler::new(input.map, input.grid).ok_or(Error::Singular)?;
+    let midline = midline_mm(input, &found);
+    let mut sides = Vec::new();
+    for kidney in &found {
+        let hull = kidney.hull_mm(&input.grid.affine, &sphere);
+        let fascia = match &image {
+            Some(image) => {
+                fascia::fit(input, image, kidney, &hull, &sphere, (options.window, body))
+            }
+            None => fascia::expected(&hull, &sphere),
+        };
+        let mut side = mark(input, kidney, &fascia, &sphere, (options.window, body), fat);
+        let outward = if kidney.centre_mm[0] >= midline {
+            side.side = Side::Right;
+            1.0
+        } else {
+            -1.0
+        };
+        side.thickness = image.as_ref().map(|image| {
+            let level = thickness::level(input, kidney, &hull, &sphere, &options.veins);
+            let affine = &input.grid.affine;
+            thickness::measure(
+                (image, &labels),
+                affine,
+                kidney,
+                level,
+                outward,
+                options.window,
+            )
+        });
+        sides.push(side);
+    }
+    Ok(sides)
+}
+
+/// World x between the sides: between the kidneys, else the middle of the volume.
+fn midline_mm(input: &Input<'_>, kidneys: &[Kidney]) -> f64 {
+    if kidneys.len() > 1 {
+        return kidneys
+            .iter()
+            .map(|kidney| kidney.centre_mm[0])
+            .sum::<f64>()
+            / kidneys.len() as f64;
+    }
+    let [z, y, x] = input.grid.shape.map(|n| 0.5 * (n as f64 - 1.0));
+    input.grid.affine.apply([x, y, z])[0]
 }
 
 /// Marks the fat inside of one limit.
@@ -81,7 +121,7 @@ fn mark(
     kidney: &Kidney,
     fascia: &Fascia,
     sphere: &Sphere,
-    window: FatWindow,
+    (window, body): (FatWindow, Option<&Body>),
     fat: &mut FatMap,
 ) -> Perirenal {
     let affine = &input.grid.affine;
@@ -113,7 +153,9 @@ fn mark(
                     if squared > farthest * farthest {
                         continue;
                     }
-                    if squared.sqrt() <= sphere.value(&fascia.limit_mm, away) || squared == 0.0 {
+                    let is_inside =
+                        squared == 0.0 || squared.sqrt() <= sphere.value(&fascia.limit_mm, away);
+                    if is_inside && body.is_none_or(|body| body.place(at) == Place::InsideWall) {
                         *value = FatKind::Perirenal as u8;
                         voxels += 1;
                         hu += here.unwrap_or(0.0);
@@ -129,6 +171,8 @@ fn mark(
         .fold((0, 0.0), |sum, part| (sum.0 + part.0, sum.1 + part.1));
     Perirenal {
         label: kidney.label,
+        side: Side::Left,
+        thickness: None,
         centre_mm: kidney.centre_mm,
         kidney_voxels: kidney.voxels,
         is_cut: kidney.is_cut,

@@ -44,6 +44,8 @@ pub struct Case {
     pub map: LabelMap,
     /// Names of its labels.
     pub names: LabelTable,
+    /// Whether the names come from the file or `--labels`; else they are those of the `abdomen` scheme.
+    pub has_table: bool,
     /// The CT, where one was given.
     pub image: Option<Volume<f32>>,
 }
@@ -210,7 +212,9 @@ fn run_case(
     let voxels = reader.header().voxel_count();
     cx.limits
         .check(&display_name(&input), voxels.saturating_mul(per_voxel))?;
-    let names = match (&args.labels, labels::table_in_extensions(&extensions)) {
+    let own = labels::table_in_extensions(&extensions);
+    let has_table = own.is_some() || args.labels.is_some();
+    let names = match (&args.labels, own) {
         (Some(table), _) => crate::labels::read_table(table)?,
         (None, Some(table)) => table,
         (None, None) => LabelTable::abdomen(),
@@ -222,8 +226,13 @@ fn run_case(
         .map(|path| read_image(path, &map, &input, cx))
         .transpose()?;
     let read_s = started.elapsed().as_secs_f64();
-    let made =
-        make(Case { map, names, image }).map_err(|error| error.context(display_name(&input)))?;
+    let made = make(Case {
+        map,
+        names,
+        has_table,
+        image,
+    })
+    .map_err(|error| error.context(display_name(&input)))?;
     let compute_s = started.elapsed().as_secs_f64() - read_s;
     for (kind, text) in &made.warnings {
         cx.warn(kind, &format!("{name}: {text}"));
