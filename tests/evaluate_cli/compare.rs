@@ -81,17 +81,8 @@ fn what_cannot_be_compared_is_refused_or_named() {
     );
     assert!(compare(["a.json", "a.json"], 1).contains("named twice"));
     assert!(compare(["a.json", "r/00.nii"], 1).contains("r/00.nii"));
-    evaluate(
-        here.path(),
-        &[
-            "--compare",
-            "a.json",
-            "b.json",
-            "-o",
-            "x",
-            "--score",
-            "dise",
-        ],
-        2,
-    );
+    let pair = ["--compare", "a.json", "b.json", "-o", "x"];
+    for wrong in [&["--score", "dise"][..], &["--dry-run"]] {
+        evaluate(here.path(), &[&pair[..], wrong].concat(), 2);
+    }
 }

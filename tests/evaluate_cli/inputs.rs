@@ -154,6 +154,10 @@ fn tubes_get_scores_of_their_own() {
         (&scores["betti0_error"], &scores["betti1_error"]),
         (&1.0.into(), &0.0.into())
     );
+    let pair = ["-p", "p", "-r", "r", "-o", "none.json"];
+    let output = evaluate(here.path(), &[&pair[..], &["--tubes", "9"]].concat(), 0);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(text.contains("--tubes label_9: no case has"), "{text}");
     // Only tubes count in the mean of what only tubes have.
     let sum = &results(
         here.path(),

@@ -17,6 +17,7 @@ use anyhow::Context as _;
 pub use args::Args;
 use items::Items;
 use medseg::evaluate::baseline::{self, Tolerances};
+use medseg::evaluate::case::CaseScores;
 use medseg::evaluate::comparison::Comparison;
 use medseg::evaluate::gate::Gate;
 use medseg::evaluate::measure::full_name;
@@ -105,6 +106,15 @@ fn score(
         model,
     };
     let (cases, failures) = job.run(items)?;
+    for tube in &options.tubes {
+        let occurs = |case: &CaseScores| case.labels.iter().any(|target| target.label == *tube);
+        if !cases.iter().any(occurs) {
+            cx.warn(
+                "tubes",
+                &format!("--tubes {tube}: no case has this label or region"),
+            );
+        }
+    }
     Ok(Results::new(settings, cases, failures, group.as_deref()))
 }
 

@@ -83,10 +83,10 @@ pub struct Args {
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
     /// Join the results of all shards instead of scoring
-    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["predictions", "references", "list", "model", "shard", "resume"])]
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["predictions", "references", "list", "model", "shard", "resume", "dry_run"])]
     pub merge: Vec<PathBuf>,
     /// Compare results files of the same cases instead of scoring: paired differences, Wilcoxon tests, ranking
-    #[arg(long, value_name = "FILE", num_args = 2.., conflicts_with_all = ["merge", "predictions", "references", "list", "model", "shard", "resume", "fail_under", "baseline", "csv", "junit", "nnunet_summary", "report"])]
+    #[arg(long, value_name = "FILE", num_args = 2.., conflicts_with_all = ["merge", "predictions", "references", "list", "model", "shard", "resume", "fail_under", "baseline", "csv", "junit", "nnunet_summary", "report", "dry_run"])]
     pub compare: Vec<PathBuf>,
     /// Scores to compare in [default: dice]
     #[arg(
