@@ -13,6 +13,7 @@
 //! | [`mesh`] | smooth closed surfaces of label maps, OBJ, STL, PLY, GLB | `topology`, `geometry`, `volume`, `progress` |
 //! | [`topology`] | components, hole filling, skeletons, bridges over gaps | `geometry`, `volume` |
 //! | [`tissue`] | perirenal, visceral and subcutaneous fat | `topology`, `geometry`, `volume` |
+//! | [`template`] | a template's labels fitted to a patient's kidneys | `topology`, `geometry`, `volume` |
 //! | [`nn`] | network layers, kernels, executor, weight files | `volume` |
 //! | [`nnunet`] | nnU-Net models: plans, preprocessing, sliding window, export | `nn`, `topology`, `metrics`, `geometry`, `volume` |
 //! | [`evaluate`] | scores of a set of predictions, statistics, checks, result documents | `metrics`, `topology`, `geometry`, `volume` |
@@ -32,6 +33,7 @@ pub mod nnunet;
 pub mod phantom;
 pub mod progress;
 pub mod provenance;
+pub mod template;
 pub mod tissue;
 pub mod topology;
 pub mod volume;

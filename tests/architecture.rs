@@ -12,6 +12,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("io", &["geometry", "volume"]),
     ("topology", &["geometry", "volume"]),
     ("mesh", &["topology", "geometry", "volume", "progress"]),
+    ("template", &["topology", "geometry", "volume"]),
     ("tissue", &["topology", "geometry", "volume"]),
     ("metrics", &["geometry", "volume"]),
     ("nn", &["volume", "progress"]),

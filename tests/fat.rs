@@ -1,7 +1,7 @@
 //! `medseg fat` on phantoms and hand-made volumes: overlap with the truth, what stays, errors.
 
 use medseg::phantom::{Layers, Options as PhantomOptions, Phantom, tissue};
-use medseg::tissue::{Error, FatKind, FatWindow, Found, Input, Options, find_fat};
+use medseg::tissue::{Error, FatKind, Found, Input, Options, find_fat};
 use medseg::volume::Grid;
 use ndarray::Array3;
 use std::path::Path;
@@ -9,13 +9,8 @@ use std::process::{Command, Output};
 
 fn options() -> Options {
     Options {
-        kidneys: vec![1, 2],
-        tumors: vec![3, 4],
-        veins: vec![6],
-        window: FatWindow::default(),
         compartments: true,
-        may_lack_kidneys: false,
-        may_be_cut: false,
+        ..Options::abdomen()
     }
 }
 

@@ -10,7 +10,7 @@
 //!
 //! Where a part of it is not seen the prior stays: 13 mm around the middle of the kidney and 60 % more above
 //! and below it, as the perirenal space is long from top to bottom.
-//! Where nearly none is seen the usual distance is taken, 11.5 mm and 40 % more. Votes and prior were chosen on twelve
+//! Where nearly none is seen the usual distance is taken, 12.5 mm and 50 % more. Votes and prior were chosen on twelve
 //! synthetic cases with holes in 5 to 40 % of the fascia, noise of 7 to 18 HU and margins of 6 to 20 mm
 //! (docs/measurements/tissue.md).
 
@@ -33,8 +33,8 @@ const PRIOR_MM: f64 = 13.0;
 /// Part by which it grows towards the poles of the patient's long axis.
 const PRIOR_POLES: f64 = 0.6;
 /// The same two for a limit of which nothing is seen at all.
-const USUAL_MM: f64 = 11.5;
-const USUAL_POLES: f64 = 0.4;
+const USUAL_MM: f64 = 12.5;
+const USUAL_POLES: f64 = 0.5;
 /// Below this share of directions with a fascia none is believed: fat alone speaks for ever larger limits.
 const LEAST_SEEN: f64 = 0.12;
 /// Variance of a harmonic coefficient of degree 0, and its ratio from degree to degree.

@@ -150,6 +150,21 @@ pub struct Options {
     pub may_be_cut: bool,
 }
 
+impl Options {
+    /// Perirenal fat of a map in the `abdomen` scheme.
+    pub fn abdomen() -> Self {
+        Self {
+            kidneys: vec![1, 2],
+            tumors: vec![3, 4],
+            veins: vec![6],
+            window: FatWindow::default(),
+            compartments: false,
+            may_lack_kidneys: false,
+            may_be_cut: false,
+        }
+    }
+}
+
 /// Fat of all kinds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Found {

@@ -204,7 +204,9 @@ fn demo_says_what_it_wrote_and_does_not_replace_it() {
         [
             "case.json",
             "ct.nii.gz",
+            "fat.nii.gz",
             "label.nii.gz",
+            "sample.nii.gz",
             "segmentation.nii.gz",
             "statistics.json"
         ]

@@ -5,12 +5,13 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "infer",
     "smooth",
     "vessel-connect",
     "ureter-connect",
     "fat",
+    "sample",
     "evaluate",
     "info",
     "compare",

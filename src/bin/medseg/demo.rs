@@ -7,6 +7,8 @@ use crate::context::{Context, print_text};
 use crate::model;
 use crate::outcome::Outcome;
 use crate::phantom::CaseFiles;
+use crate::sample;
+use anyhow::Context as _;
 use medseg::io::nifti::{self, Geometry};
 use medseg::io::{Overwrite, atomic, display_name, labels};
 use medseg::metrics::overlap::{LabelAgreement, compare_labels};
@@ -14,7 +16,8 @@ use medseg::nnunet::model::ModelOptions;
 use medseg::nnunet::predict::{PredictOptions, Predictor};
 use medseg::nnunet::statistics::{LabelStatistics, label_statistics};
 use medseg::phantom::{Options, Phantom};
-use medseg::volume::{LabelMap, Volume};
+use medseg::volume::{LabelMap, LabelTable, Volume};
+use medseg::{template, tissue};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -52,8 +55,10 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
     let case = CaseFiles::new(&args.output, overwrite);
     let labels_path = case.path("segmentation.nii.gz");
     let statistics_path = case.path("statistics.json");
+    let fat_path = case.path("fat.nii.gz");
+    let sample_path = case.path("sample.nii.gz");
     atomic::create_folder(&args.output)?;
-    for path in [&labels_path, &statistics_path] {
+    for path in [&labels_path, &statistics_path, &fat_path, &sample_path] {
         atomic::check_output(path, overwrite)?;
     }
     let options = Options {
@@ -74,6 +79,14 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
     let geometry = Geometry::from_grid(image.grid());
     let extensions = labels::with_table(&[], &found.table);
     nifti::save_label_map(&labels_path, &found, &geometry, extensions, overwrite)?;
+    let extras = [
+        (&fat_path, with_fat(&found, &image)?),
+        (&sample_path, guessed(&found)?),
+    ];
+    for (path, map) in &extras {
+        let extensions = labels::with_table(&[], &map.table);
+        nifti::save_label_map(path, map, &geometry, extensions, overwrite)?;
+    }
     let statistics = label_statistics(&found, Some(&image));
     let mut text = serde_json::to_vec_pretty(&statistics)?;
     text.push(b'\n');
@@ -87,6 +100,8 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
          \x20 label.nii.gz         its true label map\n\
          \x20 case.json            its anatomy: volumes, centre lines, HU\n\
          \x20 segmentation.nii.gz  what the embedded model found in the CT\n\
+         \x20 fat.nii.gz           the same with the fat around the kidneys\n\
+         \x20 sample.nii.gz        another phantom's organs, fitted to these kidneys alone\n\
          \x20 statistics.json      volume, mean HU and position of every label found\n\
          The embedded model knows such phantoms only; segment your own images with --model.",
         started.elapsed().as_secs_f64(),
@@ -107,6 +122,61 @@ fn segment(image: &Volume<f32>, cx: &Context) -> anyhow::Result<LabelMap> {
     Ok(predictor
         .predict(std::slice::from_ref(image), None, &progress)?
         .label_map)
+}
+
+/// The map with perirenal fat.
+fn with_fat(found: &LabelMap, image: &Volume<f32>) -> anyhow::Result<LabelMap> {
+    let input = tissue::Input {
+        map: found.volume.data().view(),
+        image: Some(image.data().view()),
+        grid: found.grid(),
+    };
+    let options = tissue::Options {
+        may_be_cut: true,
+        ..tissue::Options::abdomen()
+    };
+    let fat = tissue::find_fat(&input, &options)?.fat;
+    let mut map = found.clone();
+    let all = LabelTable::abdomen();
+    let number = all.number_of("fat").context("the abdomen scheme has fat")?;
+    for (target, &kind) in map.volume.as_slice_mut().iter_mut().zip(&fat) {
+        if kind != 0 {
+            *target = number;
+        }
+    }
+    if let Some(label) = all.get(number) {
+        map.table.insert(number, label.clone());
+    }
+    Ok(map)
+}
+
+/// The built-in template fitted to the kidneys.
+fn guessed(found: &LabelMap) -> anyhow::Result<LabelMap> {
+    let template = sample::builtin()?;
+    let patient = template::Patient {
+        input: template::Input {
+            map: found.volume.data().view(),
+            grid: found.grid(),
+        },
+        kidneys: &[1, 2],
+        tumors: &[3, 4],
+        image: None,
+    };
+    let described = template::Template {
+        input: template::Input {
+            map: template.volume.data().view(),
+            grid: template.grid(),
+        },
+        kidneys: &[1, 2],
+        lesions: &[3, 4],
+        bones: &[],
+    };
+    let fitted = template::fit_template(&patient, &described, None)?;
+    Ok(LabelMap::new(
+        fitted.map,
+        *found.grid(),
+        found.table.clone(),
+    )?)
 }
 
 fn table(statistics: &[LabelStatistics], agreement: &LabelAgreement) -> String {

@@ -15,6 +15,7 @@ mod labels;
 mod model;
 mod outcome;
 mod phantom;
+mod sample;
 mod signals;
 mod smooth;
 mod terminal;
@@ -48,6 +49,7 @@ enum Command {
     VesselConnect(vessel_connect::Args),
     UreterConnect(ureter_connect::Args),
     Fat(fat::Args),
+    Sample(sample::Args),
     Evaluate(Box<evaluate::Args>),
     Info(info::Args),
     Compare(compare::Args),
@@ -79,6 +81,7 @@ fn dispatch(command: &Command, context: &Context) -> anyhow::Result<Outcome> {
         Command::Phantom(args) => phantom::run(args, context),
         Command::Demo(args) => demo::run(args, context),
         Command::VesselConnect(args) => vessel_connect::run(args, context),
+        Command::Sample(args) => sample::run(args, context),
         Command::Fat(args) => fat::run(args, context),
         Command::UreterConnect(args) => ureter_connect::run(args, context),
     }
