@@ -9,6 +9,7 @@
 //! | [`progress`] | how a long computation reports and is interrupted | nothing |
 //! | [`geometry`] | orientation, boxes, resampling, distance transform | `volume` |
 //! | [`io`] | NIfTI, NRRD, MetaImage, atomic files, memory limits, label tables, batches | `volume`, `geometry` |
+//! | [`dicom`] | DICOM series as volumes | `io` |
 //! | [`metrics`] | overlap and surface distances of label maps | `geometry`, `volume` |
 //! | [`mesh`] | smooth closed surfaces of label maps, OBJ, STL, PLY, GLB | `topology`, `geometry`, `volume`, `progress` |
 //! | [`topology`] | components, hole filling, skeletons, bridges over gaps | `geometry`, `volume` |
@@ -23,6 +24,7 @@
 //! `tests/architecture.rs` holds this table. Volumes are `[z, y, x]` arrays in standard layout;
 //! millimetres are RAS+; geometry is `f64`, intensities are `f32`.
 
+pub mod dicom;
 pub mod evaluate;
 pub mod geometry;
 pub mod io;

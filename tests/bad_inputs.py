@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """bad_inputs.py MEDSEG MAKE_BAD_INPUTS WORK_DIR - the malformed-input gate, on the real binary.
 
-Generates the malformed inputs into WORK_DIR, gives every NIfTI, plans, dataset, .pth and safetensors entry to
+Generates the malformed inputs into WORK_DIR, gives every volume, DICOM, plans, dataset, .pth and safetensors entry to
 `medseg info`, masks also to `medseg compare` with themselves and pairs to `medseg compare`, and checks for each:
   error  : exit code 1, one line on stderr that names the file, no panic, peak memory under the entry's limit
   ok     : exit code 0
@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 
-KINDS = {"nifti", "plans", "dataset", "pth", "safetensors"}
+KINDS = {"nifti", "nrrd", "mha", "mhd", "dicom", "dicom-series", "plans", "dataset", "pth", "safetensors"}
 SECONDS = 60
 
 

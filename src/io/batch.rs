@@ -5,6 +5,8 @@
 //! channels the files are grouped by nnU-Net's names (`<case>_0000.nii.gz`, `<case>_0001.nii.gz`, …)
 //! and every case must be complete.
 //!
+//! A folder without volumes is a DICOM study, or a folder of studies of which each is a case.
+//!
 //! Names are kept exactly: only the ending (and the channel number) is taken off, so `a.v1.nii`
 //! becomes `a.v1.nii.gz` and never `a.nii.gz`; names need not be UTF-8. Two cases with one output
 //! are an error. Cases come in the order of the command line, inside a folder in byte order of
@@ -12,6 +14,7 @@
 
 use super::atomic;
 use super::error::{Error, Result, display_name};
+use super::stream::starts_as_dicom;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -31,6 +34,9 @@ const ENDINGS: [&str; 11] = [
     ".mha",
     ".mhd",
 ];
+
+/// Folders between the one that is named and DICOM files: STUDY/SERIES and room for one more.
+const MOST_FOLDERS: usize = 3;
 
 /// One case: the files of its channels, in channel order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,8 +81,10 @@ pub fn find_cases(inputs: &[PathBuf], channels: Option<usize>) -> Result<Cases> 
                 channels: vec![input.clone()],
             });
         } else if input.is_dir() {
-            is_batch = true;
-            cases.extend(cases_in_folder(input, channels)?);
+            let found = cases_in_folder(input, channels)?;
+            // A folder that is itself one DICOM study is one input.
+            is_batch |= !matches!(found.as_slice(), [only] if only.channels.first() == Some(input));
+            cases.extend(found);
         } else {
             cases.push(single_case(input, channels)?);
         }
@@ -211,10 +219,14 @@ fn single_case(input: &Path, channels: Option<usize>) -> Result<Case> {
 fn cases_in_folder(folder: &Path, channels: Option<usize>) -> Result<Vec<Case>> {
     let files = volume_files(folder)?;
     if files.is_empty() {
-        return Err(Error::Parameter(format!(
-            "folder {}: holds no volume (.nii, .nii.gz, .hdr, .nrrd, .nhdr, .mha, .mhd)",
-            display_name(folder)
-        )));
+        let studies = dicom_studies(folder)?;
+        if studies.is_empty() {
+            return Err(Error::Parameter(format!(
+                "folder {}: holds no volume (.nii, .nii.gz, .hdr, .nrrd, .nhdr, .mha, .mhd) and no DICOM files",
+                display_name(folder)
+            )));
+        }
+        return Ok(studies);
     }
     let plain = |file: PathBuf| Case {
         id: case_name(&file),
@@ -256,6 +268,67 @@ fn cases_in_folder(folder: &Path, channels: Option<usize>) -> Result<Vec<Case>> 
     Ok(cases)
 }
 
+/// A folder without volumes as DICOM: one case where its own files are DICOM, else one for every
+/// folder in it (zip archives too) that holds a study.
+fn dicom_studies(folder: &Path) -> Result<Vec<Case>> {
+    let case = |path: PathBuf| Case {
+        id: path
+            .canonicalize()
+            .ok()
+            .as_deref()
+            .unwrap_or(&path)
+            .file_name()
+            .unwrap_or_default()
+            .to_owned(),
+        channels: vec![path],
+    };
+    let entries = sorted_entries(folder)?;
+    if entries
+        .iter()
+        .any(|path| path.is_file() && starts_as_dicom(path))
+    {
+        return Ok(vec![case(folder.to_owned())]);
+    }
+    let mut studies = Vec::new();
+    for path in entries {
+        if path.is_dir() && holds_dicom(&path, MOST_FOLDERS) {
+            studies.push(case(path));
+        }
+    }
+    Ok(studies)
+}
+
+/// Whether a DICOM file lies in a folder or at most `depth` folders below.
+fn holds_dicom(folder: &Path, depth: usize) -> bool {
+    let entries = sorted_entries(folder).unwrap_or_default();
+    entries
+        .iter()
+        .any(|path| path.is_file() && starts_as_dicom(path))
+        || depth > 0
+            && entries
+                .iter()
+                .any(|path| path.is_dir() && !path.is_symlink() && holds_dicom(path, depth - 1))
+}
+
+/// What lies in a folder in byte order, hidden entries left out.
+fn sorted_entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let cannot = |source| Error::environment("read folder", display_name(folder), source);
+    let mut entries = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(cannot)? {
+        let path = entry.map_err(cannot)?.path();
+        if !path
+            .file_name()
+            .unwrap_or_default()
+            .as_bytes()
+            .starts_with(b".")
+        {
+            entries.push(path);
+        }
+    }
+    entries.sort();
+    Ok(entries)
+}
+
 /// Checks that a group holds the channels 0 to `expected - 1` and no other.
 fn complete_case(id: OsString, group: BTreeMap<usize, PathBuf>, expected: usize) -> Result<Case> {
     let shown = display_name(Path::new(&id));
@@ -287,17 +360,11 @@ fn complete_case(id: OsString, group: BTreeMap<usize, PathBuf>, expected: usize)
 /// The volumes of a folder by their endings, hidden ones left out, of each pair the header only,
 /// in byte order.
 fn volume_files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let cannot = |source| Error::environment("read folder", display_name(folder), source);
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(cannot)? {
-        let path = entry.map_err(cannot)?.path();
+    let mut files = sorted_entries(folder)?;
+    files.retain(|path| {
         let name = path.file_name().unwrap_or_default().as_bytes();
-        if name.starts_with(b".") || split_ending(name).is_none() || path.is_dir() {
-            continue;
-        }
-        files.push(path);
-    }
-    files.sort();
+        split_ending(name).is_some() && !path.is_dir()
+    });
     let headers: Vec<OsString> = files
         .iter()
         .filter(|file| has_ending(file, [".hdr", ".hdr.gz"]))

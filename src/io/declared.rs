@@ -1,4 +1,4 @@
-//! What a text header declares, in the words that NRRD and MetaImage share, made into a [`Header`].
+//! What a header declares, in the words that NRRD, MetaImage and DICOM share, made into a [`Header`].
 
 use super::error::{Error, Result};
 use super::limits::Limits;
@@ -12,7 +12,7 @@ const STEP_RANGE_MM: std::ops::RangeInclusive<f64> = 1e-6..=1e6;
 
 /// Sizes, type and place of the voxels as a header declares them.
 #[derive(Debug, Clone)]
-pub(super) struct Declared {
+pub(crate) struct Declared {
     pub format: Format,
     pub endian: Endian,
     pub datatype: Datatype,
@@ -41,7 +41,7 @@ impl Declared {
 
     /// Opens the voxels in `stream`. With `interleaved` above 1, that many channels lie together in
     /// every voxel; they are brought into channel order in memory, at twice the stored bytes.
-    pub fn reader(
+    pub(super) fn reader(
         mut self,
         interleaved: u64,
         mut stream: Stream,
@@ -81,6 +81,17 @@ impl Declared {
         let source = Box::new(std::io::Cursor::new(sorted));
         let stream = Stream::new(source, file, Some(length))?;
         Reader::new(header, extensions, stream, limits)
+    }
+
+    /// Opens voxels that come from anywhere, in the order and type declared. `name` is what errors call them.
+    pub fn reader_of(
+        self,
+        source: impl std::io::Read + Send + 'static,
+        name: &str,
+        limits: &Limits,
+    ) -> Result<Reader> {
+        let stream = Stream::uncompressed(Box::new(source), name.to_owned());
+        Reader::new(self.header(name)?, Vec::new(), stream, limits)
     }
 
     /// The checked header.
@@ -178,7 +189,7 @@ pub(super) fn numbers<const N: usize>(values: [f64; N], between: &str) -> String
 }
 
 /// LPS+ to RAS+ or back: x and y change sign. Zero stays positive so that files compare equal.
-pub(super) fn flip_xy([x, y, z]: [f64; 3]) -> [f64; 3] {
+pub(crate) fn flip_xy([x, y, z]: [f64; 3]) -> [f64; 3] {
     [0.0 - x, 0.0 - y, z]
 }
 

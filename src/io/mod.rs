@@ -25,5 +25,7 @@ mod output;
 mod stream;
 
 pub use atomic::Overwrite;
+pub(crate) use declared::{Declared, flip_xy};
 pub use error::{Error, Result, display_name};
 pub use limits::Limits;
+pub(crate) use stream::starts_as_dicom;

@@ -58,14 +58,22 @@ impl Stream {
     pub fn open_as(path: &Path, packing: Option<Packing>) -> Result<Self> {
         let (file, name, stored_bytes) = Self::open_file(path)?;
         let plain = Self {
-            bytes: Bytes::Plain(BufReader::with_capacity(256 << 10, file)),
-            name,
             stored_bytes,
-            position: 0,
+            ..Self::uncompressed(file, name)
         };
         match packing {
             None => Ok(plain),
             Some(packing) => plain.into_compressed(packing),
+        }
+    }
+
+    /// Wraps a source of unknown length that is not compressed, whatever its first bytes are.
+    pub fn uncompressed(source: Box<dyn Read + Send>, name: String) -> Self {
+        Self {
+            bytes: Bytes::Plain(BufReader::with_capacity(256 << 10, source)),
+            name,
+            stored_bytes: None,
+            position: 0,
         }
     }
 
@@ -335,6 +343,11 @@ impl Stream {
     }
 
     fn failed(&self, error: io::Error) -> Error {
+        // A source of ours (slices that are decoded as they are read) fails with an error of ours.
+        let error = match error.downcast::<Error>() {
+            Ok(ours) => return ours,
+            Err(other) => other,
+        };
         let is_packed = !matches!(self.bytes, Bytes::Plain(_));
         match error.kind() {
             io::ErrorKind::UnexpectedEof if is_packed => Error::malformed(
@@ -351,6 +364,13 @@ impl Stream {
             _ => Error::environment("read", self.name.clone(), error),
         }
     }
+}
+
+/// Whether a file has the sign of DICOM: `DICM` after 128 bytes.
+pub(crate) fn starts_as_dicom(path: &Path) -> bool {
+    let mut start = [0; 132];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut start));
+    read.is_ok() && start.ends_with(b"DICM")
 }
 
 /// The first buffer of a source, retried when interrupted.

@@ -182,7 +182,7 @@ fn run_case(
 ) -> anyhow::Result<Value> {
     let started = Instant::now();
     let input = job.case.channels.first().cloned().unwrap_or_default();
-    let reader = nifti::Reader::open(&input, &cx.limits)?;
+    let reader = cx.open(&input)?;
     let extensions = reader.extensions().to_vec();
     let own = labels::table_in_extensions(&extensions);
     let names = match (&args.labels, own) {
@@ -275,7 +275,7 @@ fn check_axes(header: &Header, input: &Path) -> anyhow::Result<()> {
 }
 
 fn read_image(path: &Path, map: &LabelMap, cx: &Context) -> anyhow::Result<Volume<f32>> {
-    let (mut volumes, _) = nifti::read_f32(path, &cx.limits)?;
+    let (mut volumes, _) = cx.open(path)?.into_f32()?;
     anyhow::ensure!(
         volumes.len() == 1,
         "{}: has {} volumes, expected one CT",

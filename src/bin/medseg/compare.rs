@@ -5,7 +5,7 @@
 
 use crate::context::{Context, print_json, print_text};
 use crate::outcome::Outcome;
-use medseg::io::nifti::{self, NiftiImage};
+use medseg::io::nifti::NiftiImage;
 use medseg::io::{display_name, labels};
 use medseg::metrics::overlap::{self, LabelAgreement, ValueAgreement};
 use medseg::volume::{Grid, LabelMap, LabelTable, Volume};
@@ -55,8 +55,8 @@ const MOST_LABELS: usize = 256;
 
 /// Runs the command.
 pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
-    let found = nifti::read(&args.found, &cx.limits)?;
-    let expected = nifti::read(&args.expected, &cx.limits)?;
+    let found = cx.open(&args.found)?.into_image()?;
+    let expected = cx.open(&args.expected)?.into_image()?;
     check_shapes(args, &found, &expected)?;
     let grid_problem = found
         .grid()

@@ -3,7 +3,9 @@
 use crate::flags::Global;
 use crate::terminal::{CaseProgress, Style};
 use anyhow::Context as _;
+use medseg::dicom;
 use medseg::io::Limits;
+use medseg::io::nifti::Reader;
 use medseg::provenance::RunReport;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -18,6 +20,8 @@ pub struct Context {
     pub limits: Limits,
     /// Worker threads of the pool.
     pub threads: usize,
+    /// Which DICOM series of an input to read.
+    series: Option<String>,
     quiet: bool,
     verbose: bool,
     style: Style,
@@ -43,12 +47,24 @@ impl Context {
         Ok(Self {
             limits,
             threads: rayon::current_num_threads(),
+            series: flags.series.clone(),
             quiet: flags.quiet,
             verbose: flags.verbose,
             style: Style::choose(flags.quiet),
             started: Instant::now(),
             warnings: Mutex::new(BTreeMap::new()),
         })
+    }
+
+    /// Opens a volume of any format: a file, `-`, or a DICOM series in a folder, zip archive or file.
+    ///
+    /// # Errors
+    /// Those of the format's reader.
+    pub fn open(&self, path: &Path) -> medseg::io::Result<Reader> {
+        if path != Path::new("-") && dicom::is_study(path) {
+            return dicom::open(path, self.series.as_deref(), &self.limits);
+        }
+        Reader::open(path, &self.limits)
     }
 
     /// Tells a person what was done, on stderr; nothing with `--quiet`.

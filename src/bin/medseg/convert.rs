@@ -59,7 +59,7 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
         .as_deref()
         .map(parse_orientation)
         .transpose()?;
-    let image = nifti::read(input, &cx.limits)?;
+    let image = cx.open(input)?.into_image()?;
     for warning in &image.header.warnings {
         cx.warn("header", &format!("{}: {warning}", display_name(input)));
     }

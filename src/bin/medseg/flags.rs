@@ -32,6 +32,9 @@ pub struct Global {
         hide_env_values = true
     )]
     pub memory_limit: Option<String>,
+    /// DICOM series to read where an input holds several: a UID or a part of UID or description
+    #[arg(long, global = true, value_name = "UID")]
+    pub series: Option<String>,
     /// Say nothing but errors
     #[arg(short, long, global = true)]
     pub quiet: bool,

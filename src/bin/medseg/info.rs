@@ -6,6 +6,7 @@
 use crate::context::{Context, print_json, print_text};
 use crate::model;
 use crate::outcome::Outcome;
+use medseg::dicom;
 use medseg::geometry::orientation::Orientation;
 use medseg::io::nifti::{self, Header, NiftiImage, Voxels};
 use medseg::io::{display_name, labels};
@@ -63,7 +64,7 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
 }
 
 fn describe_path(path: &Path, header_only: bool, cx: &Context) -> anyhow::Result<Value> {
-    if path.is_dir() {
+    if path.is_dir() && !dicom::is_study(path) {
         return model::describe_folder(path);
     }
     let ending = path
@@ -83,10 +84,10 @@ fn describe_path(path: &Path, header_only: bool, cx: &Context) -> anyhow::Result
 
 fn describe_volume(path: &Path, header_only: bool, cx: &Context) -> anyhow::Result<Value> {
     if header_only {
-        let (header, extensions) = nifti::read_header(path)?;
-        return Ok(header_json(path, &header, &extensions));
+        let reader = cx.open(path)?;
+        return Ok(header_json(path, reader.header(), reader.extensions()));
     }
-    let image = nifti::read(path, &cx.limits)?;
+    let image = cx.open(path)?.into_image()?;
     let mut description = header_json(path, &image.header, &image.extensions);
     let table = labels::table_in_extensions(&image.extensions).unwrap_or_default();
     if let Value::Object(fields) = &mut description {

@@ -24,7 +24,6 @@ impl<'a> Fields<'a> {
             fields: BTreeMap::new(),
             pairs: BTreeMap::new(),
         };
-        stream.read_line(MOST_LINE_BYTES)?; // NRRD000x
         for _ in 0..MOST_LINES {
             let line = stream.read_line(MOST_LINE_BYTES)?.unwrap_or_default();
             let line = String::from_utf8_lossy(&line).into_owned();

@@ -90,12 +90,28 @@ const MOST_SKIPPED_LINE_BYTES: usize = 1 << 20;
 
 /// Whether a file starts like a NRRD header.
 pub(super) fn is_nrrd(start: &[u8]) -> bool {
-    start.starts_with(b"NRRD000")
+    start.starts_with(b"NRRD")
+}
+
+/// The first line: `NRRD0001` to `NRRD0005`.
+fn check_version(stream: &mut Stream, file: &str) -> Result<()> {
+    let line = stream.read_line(64)?.unwrap_or_default();
+    match line.as_slice() {
+        [b'N', b'R', b'R', b'D', b'0', b'0', b'0', b'1'..=b'5'] => Ok(()),
+        _ => Err(Error::unsupported(
+            file,
+            format!(
+                "begins with {:?}, expected NRRD0001 to NRRD0005",
+                String::from_utf8_lossy(&line)
+            ),
+        )),
+    }
 }
 
 /// Reads the header and finds the voxels, in the same file or in the one it names.
 pub(super) fn open(mut stream: Stream, path: Option<&Path>, limits: &Limits) -> Result<Reader> {
     let file = stream.name.clone();
+    check_version(&mut stream, &file)?;
     let fields = Fields::read(&mut stream, &file)?;
     let (mut declared, interleaved) = declared(&fields)?;
     let extensions = segments::extensions(&fields);

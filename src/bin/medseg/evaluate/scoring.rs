@@ -205,7 +205,9 @@ impl Job<'_> {
 
     /// Opens a label map; errors name the file without its folder, so that results do not depend on where it lies.
     fn open(&self, path: &Path) -> anyhow::Result<Reader> {
-        Reader::open(path, &self.cx.limits).map_err(|error| without_folder(&error, path))
+        self.cx
+            .open(path)
+            .map_err(|error| without_folder(&error, path))
     }
 
     /// Reads a label map into the memory of `buffer`; errors as [`Self::open`].

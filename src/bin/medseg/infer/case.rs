@@ -5,7 +5,7 @@ use super::plan::{record, shown_inputs, shown_memory, shown_output};
 use crate::context::Context;
 use anyhow::Context as _;
 use medseg::io::batch::{Job, case_name};
-use medseg::io::nifti::{self, Header, Reader};
+use medseg::io::nifti::{self, Header};
 use medseg::io::{display_name, labels};
 use medseg::nnunet::predict::{Prediction, Predictor};
 use medseg::nnunet::statistics::label_statistics;
@@ -77,7 +77,7 @@ impl Case<'_> {
         let mut channels = Vec::new();
         let mut first_header = None;
         for path in &self.job.case.channels {
-            let reader = Reader::open(path, &self.cx.limits)?;
+            let reader = self.cx.open(path)?;
             if first_header.is_none() {
                 self.check_memory(&reader.header().grid, memory)
                     .with_context(|| display_name(path))?;

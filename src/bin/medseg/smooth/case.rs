@@ -109,7 +109,7 @@ fn read(input: &Path, request: &Request, cx: &Context) -> anyhow::Result<LabelMa
     let reader = if input == Path::new("-") {
         Reader::from_reader(io::stdin(), "standard input", &cx.limits)?
     } else {
-        Reader::open(input, &cx.limits)?
+        cx.open(input)?
     };
     let table = match &request.table {
         Some(table) => table.clone(),
