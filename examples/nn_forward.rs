@@ -77,16 +77,20 @@ fn main() -> Result<()> {
     let json: Value = serde_json::from_slice(&std::fs::read(&args[0])?)?;
     let isa = flag("--isa").map_or(Ok(Isa::detect()), Isa::from_name)?;
     let weights = weights(&args[1])?;
-    let start = Instant::now();
-    let precision = Precision::Fp32;
-    let compute = Compute { isa, precision };
-    let network = Network::with_compute(&spec(&json), &weights, compute)?;
-    eprintln!("packing: {:.0} ms", start.elapsed().as_secs_f64() * 1e3);
     let patch: Vec<usize> = args[2]
         .split(',')
         .map(str::parse)
         .collect::<Result<_, _>>()?;
     let patch = [patch[0], patch[1], patch[2]];
+    let start = Instant::now();
+    let precision = flag("--precision").unwrap_or("fp32");
+    let precision = Precision::ALL
+        .into_iter()
+        .find(|known| known.name() == precision)
+        .context("--precision is none")?;
+    let compute = Compute { isa, precision };
+    let network = Network::with_compute(&spec(&json), &weights, compute, Some(patch))?;
+    eprintln!("packing: {:.0} ms", start.elapsed().as_secs_f64() * 1e3);
     let mut executor = network.executor(patch)?;
     let voxels: usize = patch.iter().product();
     eprintln!(

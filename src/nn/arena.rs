@@ -4,6 +4,8 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use rayon::prelude::*;
+
 use super::Error;
 
 /// A cache line of floats.
@@ -15,6 +17,7 @@ struct Line([f32; LINE]);
 pub(crate) const LINE: usize = 16;
 
 /// Zeroed floats aligned to a cache line.
+#[derive(Default)]
 pub(crate) struct Floats {
     lines: Vec<Line>,
 }
@@ -86,6 +89,13 @@ impl Floats {
 }
 
 const _: () = assert!(size_of::<Line>() == LINE * size_of::<f32>());
+
+/// Whether no number is NaN or infinite.
+pub(crate) fn all_finite(numbers: &[f32]) -> bool {
+    // No early exit within a chunk: the compiler can then check a register at a time.
+    let finite = |chunk: &[f32]| chunk.iter().fold(true, |all, v| all & v.is_finite());
+    numbers.par_chunks(1 << 16).all(finite)
+}
 
 /// A mutable slice that tasks write disjoint parts of.
 pub(crate) struct Shared<'a, T> {

@@ -29,6 +29,15 @@ pub enum Error {
         /// Shape in the file.
         shape: Vec<usize>,
     },
+    /// A layer's results overflowed, or its weights are no numbers.
+    #[error("layer {layer} gives NaN or infinite results: its weights are no numbers or too large")]
+    LayerNotFinite {
+        /// State-dict name of the layer.
+        layer: String,
+    },
+    /// The patch itself holds NaN or infinity.
+    #[error("the input patch holds NaN or infinite numbers")]
+    InputNotFinite,
     /// The architecture is one this engine cannot run.
     #[error("network: {0}")]
     Unsupported(String),

@@ -1,9 +1,11 @@
 //! The operations of a U-Net in the order they run, with their weights checked and packed.
 
 use super::arch::{EncoderKind, UnetSpec};
-use super::pack::{Feed, Packed, Shape, pack, pack_winograd, winograd_applies};
+use super::pack::{Feed, Packed, Shape};
+use super::partition::plan_op;
 use super::weights::{Tensor, Weights};
-use super::{Error, Isa};
+use super::winograd::Cell;
+use super::{Compute, Error};
 
 /// A tensor between two operations.
 #[derive(Debug, Clone)]
@@ -59,6 +61,8 @@ pub(crate) enum Finish {
 
 /// One operation.
 pub(crate) struct Op {
+    /// Name in the state dict, without `.weight`.
+    pub name: String,
     /// What it reads.
     pub feeds: Vec<Feed>,
     /// Floats per staged position.
@@ -75,8 +79,8 @@ pub(crate) struct Op {
     pub channels_out: usize,
     /// Weights.
     pub packed: Packed,
-    /// Weights transformed for Winograd's algorithm, where it may pay.
-    pub winograd: Option<Packed>,
+    /// Whether they are transformed for Winograd's algorithm, and for which cells.
+    pub cell: Option<Cell>,
     /// Epilogue.
     pub finish: Finish,
 }
@@ -104,13 +108,18 @@ fn block_for(channels: usize) -> usize {
     if channels <= 8 { 8 } else { 16 }
 }
 
-/// Builds and checks the graph of `spec`.
-pub(crate) fn build(spec: &UnetSpec, weights: &Weights, isa: Isa) -> Result<Graph, Error> {
-    check(spec)?;
+/// Builds and checks the graph of `spec`, choosing the fastest algorithm of each layer on level grids `grids`.
+pub(crate) fn build(
+    spec: &UnetSpec,
+    weights: &Weights,
+    compute: Compute,
+    grids: &[[usize; 3]],
+) -> Result<Graph, Error> {
     let mut builder = Builder {
         spec,
         weights,
-        isa,
+        compute,
+        grids,
         graph: Graph {
             values: Vec::new(),
             ops: Vec::new(),
@@ -153,7 +162,7 @@ pub(crate) fn build(spec: &UnetSpec, weights: &Weights, isa: Isa) -> Result<Grap
 }
 
 /// What the engine cannot run.
-fn check(spec: &UnetSpec) -> Result<(), Error> {
+pub(crate) fn check(spec: &UnetSpec) -> Result<(), Error> {
     let refuse = |message: String| Err(Error::Unsupported(message));
     let EncoderKind::Plain = spec.encoder;
     if spec.stages.len() < 2 {
@@ -198,7 +207,8 @@ fn check(spec: &UnetSpec) -> Result<(), Error> {
 struct Builder<'a> {
     spec: &'a UnetSpec,
     weights: &'a Weights,
-    isa: Isa,
+    compute: Compute,
+    grids: &'a [[usize; 3]],
     graph: Graph,
 }
 
@@ -309,31 +319,46 @@ impl Builder<'_> {
         };
         let blocks_in = shape.blocks();
         let [kz, ky, kx] = kernel;
-        let packed = pack(self.isa, &shape, |co, ci, [z, y, x], _| {
-            weight.data[(((co * channels_in + ci) * kz + z) * ky + y) * kx + x]
-        })?;
-        let winograd = if winograd_applies(&shape) {
-            Some(pack_winograd(self.isa, &shape, &weight.data)?)
-        } else {
-            None
-        };
-        let output = self.value(channels_out, levels[1], self.spec.negative_slope);
-        self.graph.ops.push(Op {
-            feeds,
+        let mut op = Op {
+            name: prefix.to_owned(),
+            feeds: feeds.clone(),
             block_in,
             blocks_in,
             kernel,
             stride,
             level: levels[0],
             channels_out,
-            packed,
-            winograd,
+            packed: Packed::layout(self.compute.isa, &shape),
+            cell: None,
             finish: Finish::Normalised {
-                value: self.graph.values.len() - 1,
+                value: self.graph.values.len(),
                 gamma,
                 beta,
             },
-        });
+        };
+        let grid = self.grids[levels[0]];
+        let mut cost = plan_op(&op, grid).cost;
+        for cell in shape.winograd_cells(self.compute.precision) {
+            let layout = Packed::layout(self.compute.isa, &shape.for_cell(cell));
+            let direct = (
+                op.cell.replace(cell),
+                std::mem::replace(&mut op.packed, layout),
+            );
+            let transformed = plan_op(&op, grid).cost;
+            if transformed < cost {
+                cost = transformed;
+            } else {
+                (op.cell, op.packed) = direct;
+            }
+        }
+        match op.cell {
+            Some(cell) => op.packed.fill_transformed(&shape, cell, &weight.data)?,
+            None => op.packed.fill(&shape, |co, ci, [z, y, x], _| {
+                weight.data[(((co * channels_in + ci) * kz + z) * ky + y) * kx + x]
+            })?,
+        }
+        self.graph.ops.push(op);
+        let output = self.value(channels_out, levels[1], self.spec.negative_slope);
         Ok(vec![output])
     }
 
@@ -367,13 +392,15 @@ impl Builder<'_> {
         };
         let blocks_in = shape.blocks();
         let [fz, fy, fx] = factor;
-        let packed = pack(self.isa, &shape, |co, ci, _, [z, y, x]| {
+        let mut packed = Packed::layout(self.compute.isa, &shape);
+        packed.fill(&shape, |co, ci, _, [z, y, x]| {
             weight.data[(((ci * channels_out + co) * fz + z) * fy + y) * fx + x]
         })?;
         let output = self.value(channels_out, levels[1], 1.0);
         let value = self.graph.values.len() - 1;
         bias.resize(self.graph.values[value].padded(), 0.0);
         self.graph.ops.push(Op {
+            name: prefix.to_owned(),
             feeds,
             block_in,
             blocks_in,
@@ -382,7 +409,7 @@ impl Builder<'_> {
             level: levels[0],
             channels_out,
             packed,
-            winograd: None,
+            cell: None,
             finish: Finish::Upsampled {
                 value,
                 bias,
@@ -410,11 +437,11 @@ impl Builder<'_> {
             cells: [1; 3],
         };
         let blocks_in = shape.blocks();
-        let packed = pack(self.isa, &shape, |co, ci, _, _| {
-            weight.data[co * channels_in + ci]
-        })?;
+        let mut packed = Packed::layout(self.compute.isa, &shape);
+        packed.fill(&shape, |co, ci, _, _| weight.data[co * channels_in + ci])?;
         let bias = bias.data.clone();
         self.graph.ops.push(Op {
+            name: prefix.to_owned(),
             feeds,
             block_in,
             blocks_in,
@@ -423,7 +450,7 @@ impl Builder<'_> {
             level: 0,
             channels_out,
             packed,
-            winograd: None,
+            cell: None,
             finish: Finish::Logits { bias },
         });
         Ok(())

@@ -1,10 +1,10 @@
 //! A network ready to run: packed weights, and executors that own the memory of one patch size.
 
 use super::arch::UnetSpec;
-use super::arena::Floats;
-use super::graph::{Finish, Graph, build};
+use super::arena::{Floats, all_finite};
+use super::graph::{Finish, Graph, build, check};
 use super::ops::{self, Input, ScratchPool, TakeLogits, Target};
-use super::plan::Plan;
+use super::plan::{Plan, level_grids};
 use super::weights::Weights;
 use super::{Compute, Error};
 
@@ -26,10 +26,12 @@ impl Network {
     /// A tensor is missing or has another shape; the architecture is outside what the engine runs
     /// (odd kernels up to 7, strides 1 or 2, at least two stages, full resolution in the first); memory.
     pub fn new(spec: &UnetSpec, weights: &Weights) -> Result<Self, Error> {
-        Self::with_compute(spec, weights, Compute::default())
+        Self::with_compute(spec, weights, Compute::default(), None)
     }
 
-    /// Like [`Network::new`], for a given instruction set and precision.
+    /// Like [`Network::new`], for a given instruction set and precision. Each layer gets the algorithm that is
+    /// fastest on `patch` `[z, y, x]`, by default about 2 million voxels of a cube or 512x512 of a slice; the network
+    /// runs on others too, more slowly.
     ///
     /// # Errors
     ///
@@ -38,10 +40,19 @@ impl Network {
         spec: &UnetSpec,
         weights: &Weights,
         compute: Compute,
+        patch: Option<[usize; 3]>,
     ) -> Result<Self, Error> {
         compute.isa.require()?;
+        check(spec)?;
+        let usual = if spec.spatial_dims == 3 {
+            [128; 3]
+        } else {
+            [1, 512, 512]
+        };
+        let strides = spec.stages.iter().map(|stage| stage.stride);
+        let grids = level_grids(strides, patch.unwrap_or(usual).map(|n| n.max(1)));
         Ok(Self {
-            graph: build(spec, weights, compute.isa)?,
+            graph: build(spec, weights, compute, &grids)?,
             spec: spec.clone(),
             compute,
         })
@@ -68,8 +79,7 @@ impl Network {
             .graph
             .ops
             .iter()
-            .flat_map(|op| std::iter::once(&op.packed).chain(&op.winograd))
-            .map(|packed| packed.weights.len())
+            .map(|op| op.packed.weights.len())
             .sum();
         floats * size_of::<f32>()
     }
@@ -182,13 +192,13 @@ impl Executor<'_> {
 
     /// Computes the logits `[classes][z][y][x]` of the patch `input` `[channels][z][y][x]`.
     ///
-    /// Values that are not finite spread through instance norm to the whole patch, as they do in PyTorch.
     /// A level with a single voxel normalises to its shift.
     ///
     /// # Errors
     ///
-    /// `input` or `output` has the wrong length; scratch for more threads than there were at construction
-    /// is not to be had.
+    /// `input` or `output` has the wrong length; [`Error::LayerNotFinite`] names the first layer whose results
+    /// are NaN or infinite, [`Error::InputNotFinite`] blames the input; scratch for more
+    /// threads than there were at construction is not to be had.
     pub fn run(&mut self, input: &[f32], output: &mut [f32]) -> Result<(), Error> {
         self.run_flipped(input, [false; 3], output)
     }
@@ -255,20 +265,40 @@ impl Executor<'_> {
         )?;
         for index in 0..network.graph.ops.len() {
             self.step(index, input, output)?;
-            self.normalise(index);
+            if !self.normalise(index) {
+                return Err(self.blame(index, input));
+            }
         }
-        Ok(())
+        match output {
+            Output::Patch { logits, .. } if !all_finite(logits) => {
+                Err(self.blame(network.graph.ops.len() - 1, input))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The error for operation `index`, the first whose results were seen not to be finite. What it reads may
+    /// have come from a layer that gathers no sums.
+    fn blame(&self, index: usize, input: &[f32]) -> Error {
+        if !all_finite(input) {
+            return Error::InputNotFinite;
+        }
+        let graph = &self.network.graph;
+        let unseen = graph.ops[index].feeds.iter().find_map(|feed| {
+            let value = feed.value?;
+            let broken = !all_finite(&self.arena.as_slice()[self.plan.region(graph, value)]);
+            let writer = || graph.ops.iter().find(|op| op.output() == Some(value));
+            broken.then(writer).flatten()
+        });
+        let layer = unseen.unwrap_or(&graph.ops[index]).name.clone();
+        Error::LayerNotFinite { layer }
     }
 
     /// Runs one operation.
     fn step(&mut self, index: usize, image: &[f32], output: &mut Output<'_>) -> Result<(), Error> {
         let graph = &self.network.graph;
         let (op, plan) = (&graph.ops[index], &self.plan);
-        let region = |value: usize| {
-            let shape = &graph.values[value];
-            let voxels: usize = plan.grids[shape.level].iter().product();
-            plan.offsets[value]..plan.offsets[value] + voxels * shape.padded()
-        };
+        let region = |value: usize| plan.region(graph, value);
         let read_values = || op.feeds.iter().filter_map(|feed| feed.value);
         let reads: Vec<_> = read_values().map(region).collect();
         let write = op.output().map_or(0..0, region);
@@ -318,14 +348,14 @@ impl Executor<'_> {
         ops::run(isa, op, &plan.ops[index], &inputs, target, &self.scratch)
     }
 
-    /// Turns the sums of an operation into the scale and shift its readers apply.
+    /// Turns the sums of an operation into the scale and shift its readers apply; whether they are finite.
     ///
-    /// Mean and variance come from `f64` sums of the exact values, added box by box in a fixed order.
-    fn normalise(&mut self, index: usize) {
+    /// The sums have seen every result: one that is not finite shows in them. Mean and variance come from `f64` sums of the exact values, added box by box in a fixed order.
+    fn normalise(&mut self, index: usize) -> bool {
         let graph = &self.network.graph;
         let op = &graph.ops[index];
         let Some(value) = op.output() else {
-            return;
+            return true;
         };
         let padded = graph.values[value].padded();
         let start = self.plan.norms[value];
@@ -334,7 +364,7 @@ impl Executor<'_> {
         scale.fill(1.0);
         shift.fill(0.0);
         let Finish::Normalised { gamma, beta, .. } = &op.finish else {
-            return;
+            return true;
         };
         let plan = &self.plan.ops[index];
         let boxes = plan.boxes[0] * plan.boxes[1];
@@ -346,13 +376,14 @@ impl Executor<'_> {
                 squares += pair[padded + channel];
             }
             let mean = sum / count;
-            // NaN must survive: `max` would turn it into 0.
+            // NaN must survive to be reported: `max` would turn it into 0.
             let variance = squares / count - mean * mean;
             let variance = if variance < 0.0 { 0.0 } else { variance };
             let factor = f64::from(gamma[channel]) / (variance + self.network.spec.norm_eps).sqrt();
             scale[channel] = factor as f32;
             shift[channel] = (f64::from(beta[channel]) - mean * factor) as f32;
         }
+        all_finite(norm)
     }
 }
 

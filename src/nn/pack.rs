@@ -7,8 +7,8 @@ use rayon::prelude::*;
 use super::arena::Floats;
 use super::kernel::Kernel;
 use super::window::{Tap, taps};
-use super::winograd::{POINTS, transform_weights};
-use super::{Error, Isa};
+use super::winograd::{Cell, transform_weights};
+use super::{Error, Isa, Precision};
 
 /// A stretch of channels an operation reads: from the image or from an earlier result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +71,42 @@ impl Shape<'_> {
             .sum()
     }
 
+    /// The shape of the weights transformed for `cell`: a matrix per point.
+    pub fn for_cell(&self, cell: Cell) -> Self {
+        Self {
+            kernel: [1; 3],
+            cells: cell.points(),
+            ..*self
+        }
+    }
+
+    /// The cells by which Winograd's algorithm may compute this convolution.
+    pub fn winograd_cells(&self, precision: Precision) -> Vec<Cell> {
+        let planes = match self.kernel {
+            [3, 3, 3] => Some(false),
+            [1, 3, 3] => Some(true),
+            _ => None,
+        };
+        let blocks = self.block_in == 16 && self.block_out == 16;
+        let stored = self.feeds.iter().all(|feed| feed.value.is_some());
+        let Some(flat) = planes.filter(|_| blocks && stored && self.stride == [1; 3]) else {
+            return Vec::new();
+        };
+        let edges: &[usize] = match precision {
+            Precision::Fp32 => &[2],
+            Precision::Fast32 => &[2, 4],
+        };
+        let channels: usize = self.feeds.iter().map(|feed| feed.channels).sum();
+        edges
+            .iter()
+            .map(|&edge| Cell {
+                planes: if flat { 1 } else { edge },
+                edge,
+            })
+            .filter(|cell| cell.count() * channels * self.channels_out <= TRANSFORMED_FLOATS)
+            .collect()
+    }
+
     /// The input channel of the weight tensor that lane `lane` of staged block `block` holds; `None` for
     /// padding.
     fn channel(&self, block: usize, lane: usize) -> Option<usize> {
@@ -88,136 +124,139 @@ impl Shape<'_> {
     }
 }
 
-/// Packs `weight(output channel, input channel, tap, cell)`.
-///
-/// # Errors
-///
-/// Out of memory.
-pub(crate) fn pack(
-    isa: Isa,
-    shape: &Shape<'_>,
-    weight: impl Fn(usize, usize, [usize; 3], [usize; 3]) -> f32 + Sync,
-) -> Result<Packed, Error> {
-    let widths = Kernel::widths(isa, shape.channels_out, shape.block_out);
-    let mut kernels: Vec<Kernel> = Vec::new();
-    for &width in &widths {
-        if kernels.iter().all(|kernel| kernel.width != width) {
-            kernels.push(Kernel::select(isa, width, shape.block_in));
-        }
-    }
-    let pack = kernels.first().map_or(1, |kernel| kernel.pack);
-    let taps = taps(shape.kernel, shape.stride, shape.blocks());
-    let steps: usize = taps
-        .iter()
-        .map(|tap| (tap.count * shape.block_in).div_ceil(pack))
-        .sum();
-    let [cz, cy, cx] = shape.cells;
-    let cells = cz * cy * cx;
-    let mut groups = Vec::new();
-    let (mut first, mut end) = (0, 0);
-    for &width in &widths {
-        let kernel = kernels
-            .iter()
-            .position(|kernel| kernel.width == width)
-            .expect("every width has its kernel");
-        for cell in 0..cells {
-            let start = end;
-            end += steps * pack * width;
-            groups.push(Group {
-                kernel,
-                first,
-                cell: [cell / (cy * cx), cell / cx % cy, cell % cx],
-                weights: start..end,
-            });
-        }
-        first += width;
-    }
-    let mut weights = Floats::zeroed(end, "network weights")?;
-    let mut rest = weights.as_mut_slice();
-    let mut parts = Vec::with_capacity(groups.len());
-    for group in &groups {
-        let (part, behind) = rest.split_at_mut(group.weights.len());
-        parts.push((group, part));
-        rest = behind;
-    }
-    parts.into_par_iter().for_each(|(group, data)| {
-        let width = kernels[group.kernel].width;
-        let outputs = width.min(shape.channels_out - group.first);
-        let mut row = 0;
-        for &tap in &taps {
-            for step in 0..(tap.count * shape.block_in).div_ceil(pack) {
-                for lane in 0..pack {
-                    let Some((channel, at)) = locate(shape, tap, step * pack + lane) else {
-                        continue;
-                    };
-                    for n in 0..outputs {
-                        data[row + n * pack + lane] =
-                            weight(group.first + n, channel, at, group.cell);
-                    }
-                }
-                row += pack * width;
+impl Packed {
+    /// Kernels and groups for `shape`, without weights yet: enough to plan with.
+    pub fn layout(isa: Isa, shape: &Shape<'_>) -> Self {
+        let widths = Kernel::widths(isa, shape.channels_out, shape.block_out);
+        let mut kernels: Vec<Kernel> = Vec::new();
+        for &width in &widths {
+            if kernels.iter().all(|kernel| kernel.width != width) {
+                kernels.push(Kernel::select(isa, width, shape.block_in));
             }
         }
-    });
-    Ok(Packed {
-        kernels,
-        groups,
-        cells,
-        weights,
-    })
-}
+        let pack = kernels.first().map_or(1, |kernel| kernel.pack);
+        let steps: usize = taps(shape.kernel, shape.stride, shape.blocks())
+            .iter()
+            .map(|tap| (tap.count * shape.block_in).div_ceil(pack))
+            .sum();
+        let [cz, cy, cx] = shape.cells;
+        let cells = cz * cy * cx;
+        let mut groups = Vec::new();
+        let (mut first, mut end) = (0, 0);
+        for &width in &widths {
+            let kernel = kernels
+                .iter()
+                .position(|kernel| kernel.width == width)
+                .expect("every width has its kernel");
+            for cell in 0..cells {
+                let start = end;
+                end += steps * pack * width;
+                groups.push(Group {
+                    kernel,
+                    first,
+                    cell: [cell / (cy * cx), cell / cx % cy, cell % cx],
+                    weights: start..end,
+                });
+            }
+            first += width;
+        }
+        Self {
+            kernels,
+            groups,
+            cells,
+            weights: Floats::default(),
+        }
+    }
 
-/// Most transformed weights (32 MiB a layer): beyond, layers are at so low a resolution that reading
-/// 64/27 times the weights costs more than it saves.
-const WINOGRAD_FLOATS: usize = 64 * 512 * 256;
+    /// Floats of all weights.
+    pub fn floats(&self) -> usize {
+        self.groups.last().map_or(0, |group| group.weights.end)
+    }
 
-/// Whether a convolution may run by Winograd's algorithm.
-pub(crate) fn winograd_applies(shape: &Shape<'_>) -> bool {
-    let channels: usize = shape.feeds.iter().map(|feed| feed.channels).sum();
-    let kernel = matches!(shape.kernel, [3 | 1, 3, 3]);
-    let blocks = shape.block_in == 16 && shape.block_out == 16;
-    let stored = shape.feeds.iter().all(|feed| feed.value.is_some());
-    let points = if shape.kernel[0] == 1 { 16 } else { 64 };
-    let few = points * channels * shape.channels_out <= WINOGRAD_FLOATS;
-    kernel && shape.stride == [1; 3] && blocks && stored && few
-}
-
-/// Packs transformed weights: a matrix per transformed tap, as the cells of [`Packed`]. `data` is
-/// `[out][in][z][y][x]`.
-///
-/// # Errors
-///
-/// Out of memory.
-pub(crate) fn pack_winograd(isa: Isa, shape: &Shape<'_>, data: &[f32]) -> Result<Packed, Error> {
-    let depth = shape.kernel[0];
-    let volume = depth * 9;
-    let points = if depth == 1 { 16 } else { 64 };
-    let channels: usize = shape.feeds.iter().map(|feed| feed.channels).sum();
-    // `[out][point][in]`: packing walks along input channels.
-    let mut transformed =
-        Floats::zeroed(shape.channels_out * points * channels, "network weights")?;
-    transformed
-        .as_mut_slice()
-        .par_chunks_mut(points * channels)
-        .zip(data.par_chunks(channels * volume))
-        .for_each(|(to, from)| {
-            for (channel, kernel) in from.chunks(volume).enumerate() {
-                let values = transform_weights(kernel, depth);
-                for (point, value) in values.into_iter().enumerate() {
-                    to[point * channels + channel] = value;
+    /// Takes in `weight(output channel, input channel, tap, cell)`, for the shape of the layout.
+    ///
+    /// # Errors
+    ///
+    /// Out of memory.
+    pub fn fill(
+        &mut self,
+        shape: &Shape<'_>,
+        weight: impl Fn(usize, usize, [usize; 3], [usize; 3]) -> f32 + Sync,
+    ) -> Result<(), Error> {
+        self.weights = Floats::zeroed(self.floats(), "network weights")?;
+        let pack = self.kernels.first().map_or(1, |kernel| kernel.pack);
+        let taps = taps(shape.kernel, shape.stride, shape.blocks());
+        let mut rest = self.weights.as_mut_slice();
+        let mut parts = Vec::with_capacity(self.groups.len());
+        for group in &self.groups {
+            let (part, behind) = rest.split_at_mut(group.weights.len());
+            parts.push((group, part));
+            rest = behind;
+        }
+        let kernels = &self.kernels;
+        parts.into_par_iter().for_each(|(group, data)| {
+            let width = kernels[group.kernel].width;
+            let outputs = width.min(shape.channels_out - group.first);
+            let mut row = 0;
+            for &tap in &taps {
+                for step in 0..(tap.count * shape.block_in).div_ceil(pack) {
+                    for lane in 0..pack {
+                        let Some((channel, at)) = locate(shape, tap, step * pack + lane) else {
+                            continue;
+                        };
+                        for n in 0..outputs {
+                            data[row + n * pack + lane] =
+                                weight(group.first + n, channel, at, group.cell);
+                        }
+                    }
+                    row += pack * width;
                 }
             }
         });
-    let transformed = transformed.as_slice();
-    let flat = Shape {
-        kernel: [1; 3],
-        cells: [points / 16, POINTS, POINTS],
-        ..*shape
-    };
-    pack(isa, &flat, |co, ci, _, [z, y, x]| {
-        transformed[(co * points + (z * POINTS + y) * POINTS + x) * channels + ci]
-    })
+        Ok(())
+    }
+
+    /// Takes in weights `[out][in][z][y][x]` transformed for `cell`; the layout is that of
+    /// [`Shape::for_cell`].
+    ///
+    /// # Errors
+    ///
+    /// Out of memory.
+    pub fn fill_transformed(
+        &mut self,
+        shape: &Shape<'_>,
+        cell: Cell,
+        data: &[f32],
+    ) -> Result<(), Error> {
+        let volume: usize = shape.kernel.iter().product();
+        let points = cell.count();
+        let channels: usize = shape.feeds.iter().map(|feed| feed.channels).sum();
+        // `[out][point][in]`: packing walks along input channels.
+        let mut transformed =
+            Floats::zeroed(shape.channels_out * points * channels, "network weights")?;
+        transformed
+            .as_mut_slice()
+            .par_chunks_mut(points * channels)
+            .zip(data.par_chunks(channels * volume))
+            .for_each(|(to, from)| {
+                for (channel, kernel) in from.chunks(volume).enumerate() {
+                    let values = transform_weights(kernel, cell);
+                    for (point, value) in values.into_iter().enumerate() {
+                        to[point * channels + channel] = value;
+                    }
+                }
+            });
+        let transformed = transformed.as_slice();
+        let [_, height, width] = cell.points();
+        self.fill(&shape.for_cell(cell), |co, ci, _, [z, y, x]| {
+            transformed[(co * points + (z * height + y) * width + x) * channels + ci]
+        })
+    }
 }
+
+/// Most transformed weights of a layer (64 MiB): beyond, layers are at so low a resolution that reading up to
+/// 8 times the weights costs more than it saves.
+const TRANSFORMED_FLOATS: usize = 16 << 20;
 
 /// Input channel and kernel index of float `index` of a run.
 fn locate(shape: &Shape<'_>, tap: Tap, index: usize) -> Option<(usize, [usize; 3])> {

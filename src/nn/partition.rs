@@ -1,4 +1,4 @@
-//! Cutting one operation into tasks: algorithm, boxes, splits and chunks.
+//! Cutting one operation into tasks: boxes, splits and chunks.
 //!
 //! Everything is chosen by rough estimates of cycles from the shape of the layer alone, so that results do
 //! not depend on the number of threads.
@@ -6,13 +6,14 @@
 use super::arena::LINE;
 use super::graph::Op;
 use super::kernel::{Chunk, Kernel, Run};
-use super::pack::Packed;
 use super::window::{Window, output_grid};
-use super::winograd::POINTS;
+use super::winograd::Cell;
 
 /// How one operation is cut into tasks.
 #[derive(Debug, Clone)]
 pub(crate) struct OpPlan {
+    /// Estimated cycles.
+    pub cost: f64,
     /// Staging geometry.
     pub window: Window,
     /// Boxes along z and y.
@@ -50,8 +51,8 @@ impl OpPlan {
 /// How a box is computed by Winograd's algorithm.
 #[derive(Debug, Clone)]
 pub(crate) struct CellPlan {
-    /// 4 for 3x3x3 kernels, 1 for 1x3x3.
-    pub depth: usize,
+    /// Outputs of a cell.
+    pub cell: Cell,
     /// Cells transformed together.
     pub batch: usize,
     /// Floats of transformed inputs, `[point][block][cell][16]`, a line of padding after each point: the
@@ -75,48 +76,35 @@ const FAST_BYTES: f64 = 640.0 * 1024.0;
 /// Threads the partition should be able to feed.
 const WORKERS: usize = 16;
 
-/// A way to run an operation and its estimated cycles.
-struct Choice {
-    cost: f64,
-    extent: [usize; 2],
-    splits: usize,
+/// A way to run an operation.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Choice {
+    /// Estimated cycles.
+    pub cost: f64,
+    /// Output planes and rows of a box.
+    pub extent: [usize; 2],
+    /// Parts the groups are cut into.
+    pub splits: usize,
 }
 
-/// Picks algorithm, box and split by an estimate of cycles.
+/// Picks box and split for the algorithm of `op` by an estimate of cycles.
 pub(crate) fn plan_op(op: &Op, grid: [usize; 3]) -> OpPlan {
     let output = output_grid(grid, op.stride);
-    let direct = choose(
-        op,
-        grid,
-        candidates(output[0]),
-        candidates(output[1]),
-        0,
-        |window| compute_cycles(op, window),
-    );
-    if let Some(packed) = &op.winograd {
-        let even = |n: usize| candidates(n.next_multiple_of(2)).filter(|size| size % 2 == 0);
-        let planes: Vec<usize> = if op.kernel[0] == 1 {
-            candidates(output[0]).collect()
-        } else {
-            even(output[0]).collect()
-        };
-        let cells = cell_plan(op, packed);
-        let work = cells.input_floats + cells.product_floats;
-        let choice = choose(
-            op,
-            grid,
-            planes.into_iter(),
-            even(output[1]),
-            work,
-            |window| cell_cycles(op, packed, &cells, window),
-        );
-        if choice.cost < direct.cost {
-            let mut plan = plan_boxes(op, grid, choice.extent, choice.splits);
-            plan.cells = Some(cells);
-            return plan;
-        }
-    }
-    plan_boxes(op, grid, direct.extent, direct.splits)
+    let Some(cell) = op.cell else {
+        let (planes, rows) = (candidates(output[0], 1), candidates(output[1], 1));
+        let choice = choose(op, grid, planes, rows, 0, |window| {
+            compute_cycles(op, window)
+        });
+        return plan_boxes(op, grid, choice);
+    };
+    let cells = cell_plan(op, cell);
+    let work = cells.input_floats + cells.product_floats;
+    let planes = candidates(output[0], cell.planes);
+    let rows = candidates(output[1], cell.edge);
+    let choice = choose(op, grid, planes, rows, work, |window| {
+        cell_cycles(op, &cells, window)
+    });
+    plan_boxes(op, grid, choice)
 }
 
 /// The cheapest of all boxes and splits, where a task keeps `work_floats` next to the slab and `compute`
@@ -165,34 +153,36 @@ fn choose(
 const CELL_BYTES: usize = 240 * 1024;
 
 /// Batch and scratch of Winograd's algorithm for `op`.
-pub(crate) fn cell_plan(op: &Op, packed: &Packed) -> CellPlan {
-    let points = packed.cells;
+pub(crate) fn cell_plan(op: &Op, cell: Cell) -> CellPlan {
+    let points = cell.count();
+    let kernels = &op.packed.kernels;
     let per_cell = points * op.blocks_in * op.block_in;
-    let batch = (CELL_BYTES / size_of::<f32>() / per_cell / 28).clamp(1, 4) * 28;
-    let widest = packed.kernels.iter().map(|k| k.width).max().unwrap_or(0);
-    let slack = packed
-        .kernels
-        .iter()
-        .map(Kernel::max_rows)
-        .max()
-        .unwrap_or(0);
+    let batch = if cell.edge == 2 {
+        (CELL_BYTES / size_of::<f32>() / per_cell / 28).clamp(1, 4) * 28
+    } else {
+        14
+    };
+    let widest = kernels.iter().map(|k| k.width).max().unwrap_or(0);
+    let slack = kernels.iter().map(Kernel::max_rows).max().unwrap_or(0);
+    let lines = cell.planes * cell.edge * cell.edge;
     CellPlan {
-        depth: if op.kernel[0] == 1 { 1 } else { POINTS },
+        cell,
         batch,
         input_floats: points * (op.blocks_in * batch + 1) * LINE + slack * LINE,
         product_floats: points * (batch * widest + LINE) + slack * widest,
-        line_floats: 4 * 2 * batch * op.block_in,
+        line_floats: lines * batch * op.block_in,
     }
 }
 
 /// Rough cycles for one box by Winograd's algorithm: transforms, products, and reading the weights once per
 /// batch.
-fn cell_cycles(op: &Op, packed: &Packed, cells: &CellPlan, window: &Window) -> f64 {
-    let points = packed.cells as f64;
-    let thick = if cells.depth == 1 { 1 } else { 2 };
-    let count = window.extent[0].div_ceil(thick)
-        * window.extent[1].div_ceil(2)
-        * window.output[2].div_ceil(2);
+fn cell_cycles(op: &Op, cells: &CellPlan, window: &Window) -> f64 {
+    let packed = &op.packed;
+    let points = cells.cell.count() as f64;
+    let [planes, edge, _] = cells.cell.outputs();
+    let count = window.extent[0].div_ceil(planes)
+        * window.extent[1].div_ceil(edge)
+        * window.output[2].div_ceil(edge);
     let inputs = (op.blocks_in * op.block_in) as f64;
     let registers = packed
         .groups
@@ -207,8 +197,13 @@ fn cell_cycles(op: &Op, packed: &Packed, cells: &CellPlan, window: &Window) -> f
     count as f64 * (transforms + products) + batches * weights
 }
 
-/// The plan for boxes of `extent` planes and rows and groups cut into `splits`.
-pub(crate) fn plan_boxes(op: &Op, grid: [usize; 3], extent: [usize; 2], splits: usize) -> OpPlan {
+/// The plan for one choice of boxes and splits.
+pub(crate) fn plan_boxes(op: &Op, grid: [usize; 3], choice: Choice) -> OpPlan {
+    let Choice {
+        cost,
+        extent,
+        splits,
+    } = choice;
     let output = output_grid(grid, op.stride);
     let window = window_for(op, grid, extent);
     let pack = op.packed.kernels[0].pack;
@@ -222,35 +217,41 @@ pub(crate) fn plan_boxes(op: &Op, grid: [usize; 3], extent: [usize; 2], splits: 
         .max()
         .unwrap_or(0);
     OpPlan {
+        cost,
         boxes: [output[0].div_ceil(extent[0]), output[1].div_ceil(extent[1])],
         splits,
         slab_floats: window.slab_floats(),
         tile_floats,
-        cells: None,
+        cells: op.cell.map(|cell| cell_plan(op, cell)),
         window,
         runs,
         chunks,
     }
 }
 
-/// Box sizes to try along an axis of `n`.
-fn candidates(n: usize) -> impl Iterator<Item = usize> {
-    let sizes = [1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64];
+/// Box sizes to try along an axis of `n`, multiples of `unit`.
+fn candidates(n: usize, unit: usize) -> impl Iterator<Item = usize> {
+    let sizes = [1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 28, 32, 48, 64];
+    let whole = n.next_multiple_of(unit);
     sizes
         .into_iter()
-        .filter(move |&size| size < n)
-        .chain(std::iter::once(n))
+        .filter(move |&size| size < whole && size % unit == 0)
+        .chain(std::iter::once(whole))
 }
 
 fn window_for(op: &Op, grid: [usize; 3], extent: [usize; 2]) -> Window {
-    Window::new(
+    let window = Window::new(
         op.kernel,
         op.stride,
         grid,
         op.blocks_in,
         op.block_in,
         extent,
-    )
+    );
+    match op.cell {
+        Some(cell) => window.for_cells(cell),
+        None => window,
+    }
 }
 
 /// Rough cycles for the products of one box: two full registers of products a cycle, and what every
@@ -282,7 +283,7 @@ fn compute_cycles(op: &Op, window: &Window) -> f64 {
         .map(|group| per_kernel[group.kernel])
         .sum();
     // Every box reads all weights once, 24 bytes a cycle.
-    products + op.packed.weights.len() as f64 * 4.0 / 24.0
+    products + op.packed.floats() as f64 * 4.0 / 24.0
 }
 
 /// Floats a worker needs to hold sums of one group.

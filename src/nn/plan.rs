@@ -3,6 +3,8 @@
 //! The partition depends on shapes alone, never on the number of threads, so that sums are added in the
 //! same order everywhere.
 
+use std::ops::Range;
+
 use super::Error;
 use super::arena::{LINE, Lifetime, place};
 use super::graph::{Finish, Graph};
@@ -34,6 +36,20 @@ pub struct Plan {
     pub(crate) box_floats: usize,
 }
 
+/// The grid of each resolution level for a patch.
+pub(crate) fn level_grids(
+    strides: impl Iterator<Item = [usize; 3]>,
+    patch: [usize; 3],
+) -> Vec<[usize; 3]> {
+    let mut grid = patch;
+    strides
+        .map(|stride| {
+            grid = output_grid(grid, stride);
+            grid
+        })
+        .collect()
+}
+
 impl Plan {
     /// Bytes an executor allocates for the patch: activations, scales and partial sums.
     pub fn arena_bytes(&self) -> usize {
@@ -61,6 +77,13 @@ impl Plan {
         self.patch
     }
 
+    /// The floats of `value` in the arena.
+    pub(crate) fn region(&self, graph: &Graph, value: usize) -> Range<usize> {
+        let shape = &graph.values[value];
+        let voxels: usize = self.grids[shape.level].iter().product();
+        self.offsets[value]..self.offsets[value] + voxels * shape.padded()
+    }
+
     /// Plans `graph` for `patch`, which is a multiple of all strides.
     pub(crate) fn new(
         graph: &Graph,
@@ -71,13 +94,7 @@ impl Plan {
             what: "a patch of this size",
             bytes: usize::MAX,
         };
-        let mut grid = patch;
-        let grids: Vec<[usize; 3]> = strides
-            .map(|stride| {
-                grid = output_grid(grid, stride);
-                grid
-            })
-            .collect();
+        let grids = level_grids(strides, patch);
         let voxels = |level: usize| {
             grids[level]
                 .iter()

@@ -11,6 +11,7 @@
 //! * The taps along x of one channel block are contiguous floats: one [`Run`].
 
 use super::kernel::Run;
+use super::winograd::Cell;
 
 /// One stretch of taps in the order weights are packed in: block, then z, then y, then phase along x.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +104,15 @@ impl Window {
             pitch: output[2] + (kernel[2] - 1) / 2,
             shared_rows,
         }
+    }
+
+    /// The same for Winograd's algorithm: every row and plane is staged with zeros up to the end of the last
+    /// cell, and nothing is shared, because a cell mixes all it reads.
+    pub fn for_cells(mut self, cell: Cell) -> Self {
+        self.shared_rows = false;
+        self.rows = self.extent[1] + self.kernel[1] - 1;
+        self.pitch = self.output[2].next_multiple_of(cell.edge) + self.kernel[2] - 1;
+        self
     }
 
     /// Zero padding before the first element of an axis.

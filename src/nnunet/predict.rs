@@ -136,6 +136,7 @@ impl Predictor {
                     &model.network,
                     &model.fold_weights(position)?,
                     options.compute,
+                    Some(configuration.patch_size),
                 )?)
             })
             .collect::<Result<_, PredictError>>()?;

@@ -126,6 +126,49 @@ fn every_instruction_set_of_the_machine_finds_the_same_labels() {
     }
 }
 
+/// A copy of the two-channel model as `broken/`, with the numbers of one tensor replaced.
+fn broken_model(here: &Path, tensor: &str, value: f32) {
+    let model = two_channel_model();
+    let model = model.display();
+    succeed(here, &format!("convert --model {model} -o broken --force"));
+    let path = here.join("broken/fold_0/checkpoint_final.safetensors");
+    let mut file = bytes(&path);
+    let (header, data) = {
+        let (header, metadata) = safetensors::SafeTensors::read_metadata(&file).unwrap();
+        (header + 8, metadata.info(tensor).unwrap().data_offsets)
+    };
+    for number in file[header + data.0..header + data.1].chunks_mut(4) {
+        number.copy_from_slice(&value.to_le_bytes());
+    }
+    std::fs::remove_file(&path).unwrap();
+    let mut options = std::fs::File::options();
+    let written = options.write(true).create_new(true).open(path);
+    std::io::Write::write_all(&mut written.unwrap(), &file).unwrap();
+}
+
+#[test]
+fn a_network_that_is_no_longer_one_is_an_error_with_the_layer_not_a_mask() {
+    let here = folder();
+    succeed(here.path(), "phantom -o a.nii --size 20,20,16");
+    for (tensor, value, mention) in [
+        (
+            "encoder.stages.1.0.convs.0.conv.weight",
+            f32::NAN,
+            "encoder.stages.1.0.convs.0.conv.weight: value 0 is NaN",
+        ),
+        (
+            "decoder.transpconvs.0.weight",
+            f32::MAX,
+            "layer decoder.transpconvs.0 gives NaN or infinite",
+        ),
+    ] {
+        broken_model(here.path(), tensor, value);
+        let line = refuse(here.path(), "infer -i a.nii,a.nii -m broken -o out.nii");
+        assert!(line.contains(mention), "{line}");
+        assert!(!here.path().join("out.nii").exists());
+    }
+}
+
 #[test]
 fn an_instruction_set_nobody_has_is_refused_before_work() {
     let here = folder();

@@ -113,14 +113,19 @@ pub struct PrecisionFlag(pub Precision);
 
 impl ValueEnum for PrecisionFlag {
     fn value_variants<'a>() -> &'a [Self] {
-        &[Self(Precision::Fp32)]
+        const ALL: [PrecisionFlag; Precision::ALL.len()] = [
+            PrecisionFlag(Precision::Fp32),
+            PrecisionFlag(Precision::Fast32),
+        ];
+        &ALL
     }
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
-        Some(
-            PossibleValue::new(self.0.name())
-                .help("single precision, errors as small as PyTorch's"),
-        )
+        let help = match self.0 {
+            Precision::Fp32 => "single precision, errors as small as PyTorch's",
+            Precision::Fast32 => "single precision, about five times these errors, faster",
+        };
+        Some(PossibleValue::new(self.0.name()).help(help))
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::Mutex;
 
 use rayon::prelude::*;
 
-use super::arena::{Floats, LINE, Shared};
+use super::arena::{Floats, LINE, Shared, all_finite};
 use super::graph::{Finish, Op, Value};
 use super::pack::Group;
 use super::partition::OpPlan;
@@ -231,21 +231,29 @@ impl Job<'_> {
             count,
         };
         let (slab, rest) = scratch.split_at_mut(plan.slab_floats.next_multiple_of(LINE));
-        stage::stage(self.isa, window, first, count, self.inputs, slab);
+        let staged = match &plan.cells {
+            // Whole cells, zeros beyond the volume.
+            Some(cells) => [
+                count[0].next_multiple_of(cells.cell.planes),
+                count[1].next_multiple_of(cells.cell.edge),
+            ],
+            None => count,
+        };
+        stage::stage(self.isa, window, first, staged, self.inputs, slab);
         let (groups, cells) = (&self.op.packed.groups, self.op.packed.cells);
         let units = groups.len() / cells;
         let (from, to) = (
             split * units / plan.splits,
             (split + 1) * units / plan.splits,
         );
-        if let (Some(packed), Some(cell_plan)) = (&self.op.winograd, &plan.cells) {
-            self.winograd(packed, cell_plan, from..to, extent, slab, rest);
+        if let Some(cell_plan) = &plan.cells {
+            self.winograd(cell_plan, from..to, extent, slab, rest);
             return Ok(());
         }
         let tile = &mut rest[..plan.tile_floats];
         let groups = &groups[from * cells..to * cells];
         if let Sink::Boxes { take, pool } = self.sink {
-            return pool.with(|values| self.hand_on(groups, extent, slab, tile, values, take));
+            return pool.with(|values| self.hand_on(groups, extent, slab, tile, values, take))?;
         }
         for group in groups {
             self.group(group, extent, slab, tile);
@@ -262,9 +270,9 @@ impl Job<'_> {
         tile: &mut [f32],
         values: &mut [f32],
         take: &TakeLogits<'_>,
-    ) {
+    ) -> Result<(), Error> {
         let (Some(first), Some(last)) = (groups.first(), groups.last()) else {
-            return;
+            return Ok(());
         };
         let end = last.first + self.op.packed.kernels[last.kernel].width;
         let heads = first.first..end.min(self.op.channels_out);
@@ -286,6 +294,10 @@ impl Job<'_> {
         for group in groups {
             boxed.group(group, extent, slab, tile);
         }
+        if !all_finite(values) {
+            let layer = self.op.name.clone();
+            return Err(Error::LayerNotFinite { layer });
+        }
         take(LogitsBox {
             heads,
             start,
@@ -293,6 +305,7 @@ impl Job<'_> {
             values,
             head_stride: voxels,
         });
+        Ok(())
     }
 
     /// Computes one group of output channels in one box.

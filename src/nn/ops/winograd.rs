@@ -2,7 +2,6 @@
 
 use super::{Extent, Job, Sink, finish::store_raw};
 use crate::nn::kernel::{Chunk, Run};
-use crate::nn::pack::Packed;
 use crate::nn::partition::CellPlan;
 use crate::nn::winograd::{input_cell, output_cell};
 
@@ -13,21 +12,19 @@ impl Job<'_> {
     /// Computes the channel groups `units` of one staged box.
     pub(super) fn winograd(
         &self,
-        packed: &Packed,
         cells: &CellPlan,
         units: std::ops::Range<usize>,
         extent: Extent,
         slab: &[f32],
         scratch: &mut [f32],
     ) {
-        let window = &self.plan.window;
-        let depth = cells.depth;
+        let (window, packed) = (&self.plan.window, &self.op.packed);
         let points = packed.cells;
-        let thick = if depth == 1 { 1 } else { 2 };
+        let [thick, edge, _] = cells.cell.outputs();
         let grid = [
             extent.count[0].div_ceil(thick),
-            extent.count[1].div_ceil(2),
-            window.output[2].div_ceil(2),
+            extent.count[1].div_ceil(edge),
+            window.output[2].div_ceil(edge),
         ];
         let total = grid[0] * grid[1] * grid[2];
         let (inputs, rest) = scratch.split_at_mut(cells.input_floats);
@@ -53,7 +50,7 @@ impl Job<'_> {
                 cell / grid[2] % grid[1],
                 cell % grid[2],
             );
-            [z * thick, y * 2, x * 2]
+            [z * thick, y * edge, x * edge]
         };
         for start in (0..total).step_by(cells.batch) {
             let count = cells.batch.min(total - start);
@@ -66,7 +63,7 @@ impl Job<'_> {
                     let step = input_step * BLOCK;
                     input_cell(
                         self.isa,
-                        depth,
+                        cells.cell,
                         &slab[from..],
                         strides,
                         &mut inputs[to..],
@@ -91,18 +88,18 @@ impl Job<'_> {
                 let mut index = 0;
                 while index < count {
                     let at = place(start + index);
-                    let here = (count - index).min(grid[2] - at[2] / 2);
+                    let here = (count - index).min(grid[2] - at[2] / edge);
                     for block in 0..width / BLOCK {
                         for cell in 0..here {
                             let from = (index + cell) * width + block * BLOCK;
-                            let to = &mut lines[cell * 2 * BLOCK..];
+                            let to = &mut lines[cell * edge * BLOCK..];
                             output_cell(
                                 self.isa,
-                                depth,
+                                cells.cell,
                                 &products[from..],
                                 step,
                                 to,
-                                2 * cells.batch * BLOCK,
+                                edge * cells.batch * BLOCK,
                             );
                         }
                         let sums = &mut sums[block * 2 * BLOCK..(block + 1) * 2 * BLOCK];
@@ -140,12 +137,12 @@ impl Job<'_> {
             unreachable!("only normalised convolutions are computed by cells");
         };
         let output = self.plan.window.output;
-        let columns = (2 * cells).min(output[2] - at[2]);
-        let row_floats = 2 * plan.batch * BLOCK;
-        let planes = if plan.depth == 1 { 1 } else { 2 };
+        let [planes, edge, _] = plan.cell.outputs();
+        let columns = (edge * cells).min(output[2] - at[2]);
+        let row_floats = edge * plan.batch * BLOCK;
         for plane in 0..planes.min(extent.count[0] - at[0]) {
-            for row in 0..2.min(extent.count[1] - at[1]) {
-                let line = &lines[(plane * 2 + row) * row_floats..][..columns * BLOCK];
+            for row in 0..edge.min(extent.count[1] - at[1]) {
+                let line = &lines[(plane * edge + row) * row_floats..][..columns * BLOCK];
                 let to = [
                     extent.first[0] + at[0] + plane,
                     extent.first[1] + at[1] + row,
