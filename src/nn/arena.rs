@@ -4,6 +4,7 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use half::bf16;
 use rayon::prelude::*;
 
 use super::Error;
@@ -86,6 +87,28 @@ impl Floats {
         let write = unsafe { std::slice::from_raw_parts_mut(base.add(write.start), write.len()) };
         (reads, write)
     }
+}
+
+/// Numbers as they are kept between layers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Stored<S, H> {
+    /// 32-bit floats.
+    Single(S),
+    /// 16-bit floats with the exponent of 32-bit ones.
+    Half(H),
+}
+
+/// The 16-bit floats in the memory of 32-bit ones, two in each.
+pub(crate) fn halves(floats: &[f32]) -> &[bf16] {
+    // SAFETY: a `bf16` is two bytes for which every pattern is valid, of which the floats hold twice as many, at
+    // a smaller alignment.
+    unsafe { std::slice::from_raw_parts(floats.as_ptr().cast(), 2 * floats.len()) }
+}
+
+/// As [`halves`], to be changed.
+pub(crate) fn halves_mut(floats: &mut [f32]) -> &mut [bf16] {
+    // SAFETY: as in `halves`; any two `bf16` are a valid float.
+    unsafe { std::slice::from_raw_parts_mut(floats.as_mut_ptr().cast(), 2 * floats.len()) }
 }
 
 const _: () = assert!(size_of::<Line>() == LINE * size_of::<f32>());
@@ -208,6 +231,16 @@ mod tests {
         assert_eq!(total, 144);
         assert_eq!(offsets[0], offsets[2]);
         assert_ne!(offsets[0], offsets[1]);
+    }
+
+    #[test]
+    fn floats_hold_two_halves_each() {
+        let mut floats = [0f32; 3];
+        let numbers = halves_mut(&mut floats);
+        assert_eq!(numbers.len(), 6);
+        numbers[5] = bf16::from_f32(1.5);
+        assert_eq!(halves(&floats)[5].to_f32(), 1.5);
+        assert_eq!(floats[..2], [0.0; 2]);
     }
 
     #[test]

@@ -101,6 +101,16 @@ pub(crate) struct Graph {
     pub values: Vec<Value>,
     /// Operations in the order they run.
     pub ops: Vec<Op>,
+    /// Whether values are kept in 16 bits.
+    pub halves: bool,
+}
+
+impl Graph {
+    /// Floats of memory that `value` takes for so many voxels.
+    pub fn floats(&self, value: usize, voxels: usize) -> Option<usize> {
+        let numbers = voxels.checked_mul(self.values[value].padded())?;
+        Some(if self.halves { numbers / 2 } else { numbers })
+    }
 }
 
 /// Channels per block for a layer of `channels` features.
@@ -123,6 +133,7 @@ pub(crate) fn build(
         graph: Graph {
             values: Vec::new(),
             ops: Vec::new(),
+            halves: compute.precision.keeps_halves(),
         },
     };
     let mut current = vec![Feed {

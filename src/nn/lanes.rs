@@ -4,6 +4,8 @@
 //! use its full register width. Only the rounding of `scale * x + shift` differs: one rounding where
 //! fused multiply-add exists, two in the portable version.
 
+use half::bf16;
+
 use super::Isa;
 
 /// What a reader applies to a raw value: `leaky_relu(scale * x + shift)`, per channel of a block.
@@ -17,9 +19,44 @@ pub(crate) struct Activation<'a> {
     pub slope: f32,
 }
 
+/// A number as it is kept between layers.
+pub(crate) trait Number: Copy {
+    /// As a single-precision number, exactly.
+    fn widen(self) -> f32;
+    /// The nearest number, ties to even.
+    fn narrow(value: f32) -> Self;
+}
+
+impl Number for f32 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+    #[inline(always)]
+    fn narrow(value: f32) -> Self {
+        value
+    }
+}
+
+impl Number for bf16 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+    #[inline(always)]
+    fn narrow(value: f32) -> Self {
+        // Without branches, unlike `bf16::from_f32`: a register of values at a time.
+        let bits = value.to_bits();
+        let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
+        let quiet = bits | 0x0040_0000;
+        let kept = if value.is_nan() { quiet } else { rounded };
+        Self::from_bits((kept >> 16) as u16)
+    }
+}
+
 #[inline(always)]
-fn stage_row_impl<const B: usize, const FMA: bool>(
-    source: &[f32],
+fn stage_row_impl<T: Number, const B: usize, const FMA: bool>(
+    source: &[T],
     step: usize,
     target: &mut [f32],
     activation: Activation<'_>,
@@ -32,9 +69,9 @@ fn stage_row_impl<const B: usize, const FMA: bool>(
     for (to, from) in target.iter_mut().zip(source.iter().step_by(step)) {
         for lane in 0..B {
             let value = if FMA {
-                from[lane].mul_add(scale[lane], shift[lane])
+                from[lane].widen().mul_add(scale[lane], shift[lane])
             } else {
-                from[lane] * scale[lane] + shift[lane]
+                from[lane].widen() * scale[lane] + shift[lane]
             };
             to[lane] = if value < 0.0 { value * slope } else { value };
         }
@@ -42,10 +79,10 @@ fn stage_row_impl<const B: usize, const FMA: bool>(
 }
 
 #[inline(always)]
-fn store_sums_impl<const B: usize>(
+fn store_sums_impl<T: Number, const B: usize>(
     tile: &[f32],
     width: usize,
-    target: &mut [f32],
+    target: &mut [T],
     sums: &mut [f64],
 ) {
     let (sum, square) = sums.split_at_mut(B);
@@ -55,8 +92,8 @@ fn store_sums_impl<const B: usize>(
     let (target, _) = target.as_chunks_mut::<B>();
     for (to, from) in target.iter_mut().zip(tile.chunks(width)) {
         let from: &[f32; B] = from[..B].try_into().expect("a block of the tile");
-        *to = *from;
         for lane in 0..B {
+            to[lane] = T::narrow(from[lane]);
             let value = f64::from(from[lane]);
             s[lane] += value;
             q[lane] += value * value;
@@ -66,10 +103,10 @@ fn store_sums_impl<const B: usize>(
 }
 
 #[inline(always)]
-fn store_biased_impl<const B: usize>(
+fn store_biased_impl<T: Number, const B: usize>(
     tile: &[f32],
     width: usize,
-    target: &mut [f32],
+    target: &mut [T],
     step: usize,
     bias: &[f32],
 ) {
@@ -78,7 +115,7 @@ fn store_biased_impl<const B: usize>(
     for (to, from) in target.iter_mut().step_by(step).zip(tile.chunks(width)) {
         let from: &[f32; B] = from[..B].try_into().expect("a block of the tile");
         for lane in 0..B {
-            to[lane] = from[lane] + bias[lane];
+            to[lane] = T::narrow(from[lane] + bias[lane]);
         }
     }
 }
@@ -87,37 +124,37 @@ macro_rules! compile_for {
     ($module:ident, $features:literal) => {
         #[cfg(target_arch = "x86_64")]
         mod $module {
-            use super::{Activation, store_biased_impl, store_sums_impl};
+            use super::{Activation, Number, store_biased_impl, store_sums_impl};
 
             #[target_feature(enable = $features)]
-            pub(super) fn stage_row<const B: usize>(
-                source: &[f32],
+            pub(super) fn stage_row<T: Number, const B: usize>(
+                source: &[T],
                 step: usize,
                 target: &mut [f32],
                 activation: Activation<'_>,
             ) {
-                super::stage_row_impl::<B, true>(source, step, target, activation);
+                super::stage_row_impl::<T, B, true>(source, step, target, activation);
             }
 
             #[target_feature(enable = $features)]
-            pub(super) fn store_sums<const B: usize>(
+            pub(super) fn store_sums<T: Number, const B: usize>(
                 tile: &[f32],
                 width: usize,
-                target: &mut [f32],
+                target: &mut [T],
                 sums: &mut [f64],
             ) {
-                store_sums_impl::<B>(tile, width, target, sums);
+                store_sums_impl::<T, B>(tile, width, target, sums);
             }
 
             #[target_feature(enable = $features)]
-            pub(super) fn store_biased<const B: usize>(
+            pub(super) fn store_biased<T: Number, const B: usize>(
                 tile: &[f32],
                 width: usize,
-                target: &mut [f32],
+                target: &mut [T],
                 step: usize,
                 bias: &[f32],
             ) {
-                store_biased_impl::<B>(tile, width, target, step, bias);
+                store_biased_impl::<T, B>(tile, width, target, step, bias);
             }
         }
     };
@@ -134,16 +171,16 @@ macro_rules! dispatch {
             // SAFETY: an `Isa` other than `Scalar` reaches the engine only after `Isa::require` found it
             // on this machine.
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, 8) => unsafe { avx2::$name::<8>($($arg),*) },
+            (Isa::Avx2, 8) => unsafe { avx2::$name::<_, 8>($($arg),*) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, _) => unsafe { avx2::$name::<16>($($arg),*) },
+            (Isa::Avx2, _) => unsafe { avx2::$name::<_, 16>($($arg),*) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512, 8) => unsafe { avx512::$name::<8>($($arg),*) },
+            (Isa::Avx512, 8) => unsafe { avx512::$name::<_, 8>($($arg),*) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512, _) => unsafe { avx512::$name::<16>($($arg),*) },
+            (Isa::Avx512, _) => unsafe { avx512::$name::<_, 16>($($arg),*) },
             #[cfg(not(target_arch = "x86_64"))]
             _ => unreachable!("only the portable code exists on this machine"),
         }
@@ -151,10 +188,10 @@ macro_rules! dispatch {
 }
 
 /// Copies every `step`-th block of `source` to `target`, activated, until one of them ends.
-pub(crate) fn stage_row(
+pub(crate) fn stage_row<T: Number>(
     isa: Isa,
     block: usize,
-    source: &[f32],
+    source: &[T],
     step: usize,
     target: &mut [f32],
     activation: Activation<'_>,
@@ -163,39 +200,39 @@ pub(crate) fn stage_row(
         isa,
         block,
         stage_row,
-        stage_row_impl::<8, false>,
-        stage_row_impl::<16, false>,
+        stage_row_impl::<_, 8, false>,
+        stage_row_impl::<_, 16, false>,
         (source, step, target, activation)
     );
 }
 
 /// Copies the first `block` channels of each tile row (rows `width` apart) to `target` and adds values and
 /// squares to `sums` (`[2][block]`).
-pub(crate) fn store_sums(
+pub(crate) fn store_sums<T: Number>(
     isa: Isa,
     block: usize,
     tile: &[f32],
     width: usize,
-    target: &mut [f32],
+    target: &mut [T],
     sums: &mut [f64],
 ) {
     dispatch!(
         isa,
         block,
         store_sums,
-        store_sums_impl::<8>,
-        store_sums_impl::<16>,
+        store_sums_impl::<_, 8>,
+        store_sums_impl::<_, 16>,
         (tile, width, target, sums)
     );
 }
 
 /// Writes the first `block` channels of each tile row plus `bias` to every `step`-th block of `target`.
-pub(crate) fn store_biased(
+pub(crate) fn store_biased<T: Number>(
     isa: Isa,
     block: usize,
     tile: &[f32],
     width: usize,
-    target: &mut [f32],
+    target: &mut [T],
     step: usize,
     bias: &[f32],
 ) {
@@ -203,8 +240,8 @@ pub(crate) fn store_biased(
         isa,
         block,
         store_biased,
-        store_biased_impl::<8>,
-        store_biased_impl::<16>,
+        store_biased_impl::<_, 8>,
+        store_biased_impl::<_, 16>,
         (tile, width, target, step, bias)
     );
 }
@@ -229,6 +266,47 @@ mod tests {
                 for (i, value) in target.iter().enumerate() {
                     let x = source[i / block * 2 * block + i % block] * 2.0 + 1.0;
                     assert_eq!(*value, if x < 0.0 { 0.5 * x } else { x });
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn halves_are_rounded_as_the_standard_says_on_every_instruction_set() {
+        let special = [
+            0.0,
+            -0.0,
+            f32::MAX,
+            f32::INFINITY,
+            f32::NAN,
+            f32::MIN_POSITIVE,
+            1e-45,
+        ];
+        let tie = f32::from_bits(0x3f80_8000);
+        let mut tile: Vec<f32> = special.into_iter().chain([tie, -tie, 1.01]).collect();
+        tile.extend((0..54).map(|i| (i as f32 - 20.0) * 0.377));
+        for isa in Isa::available() {
+            for block in [8, 16] {
+                let mut target = vec![bf16::ZERO; 64 / block * block];
+                let bias = vec![0.0; block];
+                store_biased(isa, block, &tile, block, &mut target, 1, &bias);
+                let (one, zero) = (vec![1.0; block], vec![0.0; block]);
+                let activation = Activation {
+                    scale: &one,
+                    shift: &zero,
+                    slope: 1.0,
+                };
+                let mut back = vec![0.0; target.len()];
+                stage_row(isa, block, &target, 1, &mut back, activation);
+                for (index, &value) in tile.iter().enumerate() {
+                    let expected = bf16::from_f32(value);
+                    assert!(
+                        target[index] == expected || value.is_nan() && target[index].is_nan(),
+                        "{value} {} {}",
+                        target[index],
+                        isa.name()
+                    );
+                    assert!(back[index] == expected.to_f32() || value.is_nan());
                 }
             }
         }

@@ -33,6 +33,7 @@ mod pack;
 mod partition;
 mod plan;
 mod precision;
+pub mod survey;
 pub mod weights;
 mod window;
 mod winograd;

@@ -1,7 +1,7 @@
 //! A network ready to run: packed weights, and executors that own the memory of one patch size.
 
 use super::arch::UnetSpec;
-use super::arena::{Floats, all_finite};
+use super::arena::{Floats, Stored, all_finite, halves, halves_mut};
 use super::graph::{Finish, Graph, build, check};
 use super::ops::{self, Input, ScratchPool, TakeLogits, Target};
 use super::plan::{Plan, level_grids};
@@ -58,6 +58,11 @@ impl Network {
         })
     }
 
+    /// The operations and the values between them.
+    pub(crate) fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
     /// Channels of the input patch.
     pub fn in_channels(&self) -> usize {
         self.spec.in_channels
@@ -75,13 +80,7 @@ impl Network {
 
     /// Bytes of packed weights.
     pub fn weight_bytes(&self) -> usize {
-        let floats: usize = self
-            .graph
-            .ops
-            .iter()
-            .map(|op| op.packed.weights.len())
-            .sum();
-        floats * size_of::<f32>()
+        self.graph.ops.iter().map(|op| op.packed.bytes()).sum()
     }
 
     /// Lays out memory and work for a `patch` `[z, y, x]` (`[1, y, x]` for a 2-D network) without
@@ -210,7 +209,21 @@ impl Executor<'_> {
     ///
     /// As [`Executor::run`].
     pub fn run_boxes(&mut self, input: &[f32], take: &TakeLogits<'_>) -> Result<(), Error> {
-        self.forward(input, &mut Output::Boxes(take))
+        self.forward(input, &mut Output::Boxes(take), &mut |_| ())
+    }
+
+    /// Like [`Executor::run`], telling `watch` the index of each layer of [`Network::layers`] when it is done.
+    ///
+    /// # Errors
+    ///
+    /// As [`Executor::run`].
+    pub fn run_watched(
+        &mut self,
+        input: &[f32],
+        output: &mut [f32],
+        watch: &mut dyn FnMut(usize),
+    ) -> Result<(), Error> {
+        self.patch(input, [false; 3], false, output, watch)
     }
 
     /// Like [`Executor::run`] on the patch mirrored along the axes `flip` `[z, y, x]`, with the logits
@@ -225,7 +238,7 @@ impl Executor<'_> {
         flip: [bool; 3],
         output: &mut [f32],
     ) -> Result<(), Error> {
-        self.patch(input, flip, false, output)
+        self.patch(input, flip, false, output, &mut |_| ())
     }
 
     /// Like [`Executor::run_flipped`], adding the logits to `output`: one step of test-time mirroring.
@@ -239,7 +252,7 @@ impl Executor<'_> {
         flip: [bool; 3],
         output: &mut [f32],
     ) -> Result<(), Error> {
-        self.patch(input, flip, true, output)
+        self.patch(input, flip, true, output, &mut |_| ())
     }
 
     fn patch(
@@ -248,14 +261,20 @@ impl Executor<'_> {
         flip: [bool; 3],
         add: bool,
         logits: &mut [f32],
+        watch: &mut dyn FnMut(usize),
     ) -> Result<(), Error> {
         let voxels: usize = self.plan.patch.iter().product();
         let expected = self.network.out_channels() * voxels;
         expect_len("the logits", logits.len(), expected)?;
-        self.forward(input, &mut Output::Patch { logits, flip, add })
+        self.forward(input, &mut Output::Patch { logits, flip, add }, watch)
     }
 
-    fn forward(&mut self, input: &[f32], output: &mut Output<'_>) -> Result<(), Error> {
+    fn forward(
+        &mut self,
+        input: &[f32],
+        output: &mut Output<'_>,
+        watch: &mut dyn FnMut(usize),
+    ) -> Result<(), Error> {
         let voxels: usize = self.plan.patch.iter().product();
         let network = self.network;
         expect_len(
@@ -268,6 +287,7 @@ impl Executor<'_> {
             if !self.normalise(index) {
                 return Err(self.blame(index, input));
             }
+            watch(index);
         }
         match output {
             Output::Patch { logits, .. } if !all_finite(logits) => {
@@ -286,7 +306,12 @@ impl Executor<'_> {
         let graph = &self.network.graph;
         let unseen = graph.ops[index].feeds.iter().find_map(|feed| {
             let value = feed.value?;
-            let broken = !all_finite(&self.arena.as_slice()[self.plan.region(graph, value)]);
+            let kept = &self.arena.as_slice()[self.plan.region(graph, value)];
+            let broken = if graph.halves {
+                !halves(kept).iter().all(|number| number.is_finite())
+            } else {
+                !all_finite(kept)
+            };
             let writer = || graph.ops.iter().find(|op| op.output() == Some(value));
             broken.then(writer).flatten()
         });
@@ -318,7 +343,11 @@ impl Executor<'_> {
                     let norm = &norms[plan.norms[value]..plan.norms[value] + 2 * padded];
                     let (scale, shift) = norm.split_at(padded);
                     Input::Value {
-                        data,
+                        data: if graph.halves {
+                            Stored::Half(halves(data))
+                        } else {
+                            Stored::Single(data)
+                        },
                         value: &graph.values[value],
                         scale,
                         shift,
@@ -328,7 +357,11 @@ impl Executor<'_> {
         };
         let target = match op.output() {
             Some(value) => Target::Value {
-                data: written,
+                data: if graph.halves {
+                    Stored::Half(halves_mut(written))
+                } else {
+                    Stored::Single(written)
+                },
                 value: &graph.values[value],
                 partials: &mut self.partials,
             },

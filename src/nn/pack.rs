@@ -94,7 +94,7 @@ impl Shape<'_> {
         };
         let edges: &[usize] = match precision {
             Precision::Fp32 => &[2],
-            Precision::Fast32 => &[2, 4],
+            Precision::Fast32 | Precision::Bf16 => &[2, 4],
         };
         let channels: usize = self.feeds.iter().map(|feed| feed.channels).sum();
         edges
@@ -166,6 +166,11 @@ impl Packed {
             cells,
             weights: Floats::default(),
         }
+    }
+
+    /// Bytes of all weights.
+    pub fn bytes(&self) -> usize {
+        self.floats() * size_of::<f32>()
     }
 
     /// Floats of all weights.

@@ -77,11 +77,16 @@ impl Plan {
         self.patch
     }
 
+    /// Bytes of `value`.
+    pub(crate) fn value_bytes(&self, graph: &Graph, value: usize) -> usize {
+        self.region(graph, value).len() * size_of::<f32>()
+    }
+
     /// The floats of `value` in the arena.
     pub(crate) fn region(&self, graph: &Graph, value: usize) -> Range<usize> {
-        let shape = &graph.values[value];
-        let voxels: usize = self.grids[shape.level].iter().product();
-        self.offsets[value]..self.offsets[value] + voxels * shape.padded()
+        let voxels = self.grids[graph.values[value].level].iter().product();
+        let floats = graph.floats(value, voxels);
+        self.offsets[value]..self.offsets[value] + floats.expect("planned without overflow")
     }
 
     /// Plans `graph` for `patch`, which is a multiple of all strides.
@@ -109,7 +114,7 @@ impl Plan {
                 .rposition(|op| op.feeds.iter().any(|feed| feed.value == Some(index)));
             let written = written.expect("every value has a writer");
             let len = voxels(value.level)
-                .and_then(|count| count.checked_mul(value.padded()))
+                .and_then(|count| graph.floats(index, count))
                 .filter(|&len| len < isize::MAX as usize / 64)
                 .ok_or_else(too_large)?;
             lifetimes.push(Lifetime {

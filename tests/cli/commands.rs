@@ -214,3 +214,35 @@ fn demo_says_what_it_wrote_and_does_not_replace_it() {
     assert!(refuse(here.path(), "demo").contains("already exists"));
     succeed(here.path(), "demo --force");
 }
+
+#[test]
+fn bench_counts_what_torch_counts_and_times_every_layer() {
+    let here = folder();
+    let model = super::two_channel_model();
+    let model = model.display();
+    let text = succeed(
+        here.path(),
+        &format!("bench model -m {model} --repeats 1 --json"),
+    );
+    let bench: serde_json::Value = serde_json::from_str(&text).unwrap();
+    // torch 2.15.0: FlopCounterMode counts twice this on the patch of 8x16x16. Of 1562 parameters there, 12 are in a
+    // head for deep supervision.
+    assert_eq!(bench["multiply_adds"], 802_560);
+    assert_eq!(bench["parameters"], 1_550);
+    for run in bench["runs"].as_array().unwrap() {
+        let layers = run["layers"].as_array().unwrap();
+        let shares: f64 = layers.iter().map(|l| l["share"].as_f64().unwrap()).sum();
+        assert!((shares - 1.0).abs() < 1e-9, "{shares}");
+        assert!(run["median_ms"].as_f64().unwrap() > 0.0);
+        assert!(run["activation_bytes"].as_u64().unwrap() > 8 * 16 * 16 * 4);
+    }
+    let line = refuse(here.path(), "bench model --patch 30,32,32");
+    assert!(line.contains("not a multiple"), "{line}");
+    let line = refuse(
+        here.path(),
+        "bench model --patch 256,256,256 --memory-limit 100MiB",
+    );
+    assert!(line.contains("the limit is"), "{line}");
+    let wrong = run(here.path(), "bench model --patch 32");
+    assert_eq!(code(&wrong), 2);
+}

@@ -19,6 +19,7 @@ const COMMANDS: [&str; 13] = [
     "convert",
     "phantom",
     "demo",
+    "bench",
 ];
 
 /// The lines after `Examples:` in a command's help.

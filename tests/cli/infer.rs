@@ -327,7 +327,7 @@ fn wrong_settings_are_clear_errors() {
         assert!(line.contains(mention), "{arguments}: {line}");
     }
     assert_eq!(code(&run(here.path(), "infer -o out.nii")), 2);
-    assert_eq!(code(&run(here.path(), "infer -i ct.nii -o out.mha")), 2);
+    assert_eq!(code(&run(here.path(), "infer -i ct.nii -o out.png")), 2);
     assert_eq!(names(here.path()), ["ct.nii"]);
 }
 

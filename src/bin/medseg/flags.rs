@@ -116,6 +116,7 @@ impl ValueEnum for PrecisionFlag {
         const ALL: [PrecisionFlag; Precision::ALL.len()] = [
             PrecisionFlag(Precision::Fp32),
             PrecisionFlag(Precision::Fast32),
+            PrecisionFlag(Precision::Bf16),
         ];
         &ALL
     }
@@ -124,6 +125,9 @@ impl ValueEnum for PrecisionFlag {
         let help = match self.0 {
             Precision::Fp32 => "single precision, errors as small as PyTorch's",
             Precision::Fast32 => "single precision, about five times these errors, faster",
+            Precision::Bf16 => {
+                "activations in 16 bits: half the memory, errors below PyTorch's autocast"
+            }
         };
         Some(PossibleValue::new(self.0.name()).help(help))
     }

@@ -1,5 +1,6 @@
 //! The `medseg` command line: parse, set up threads, dispatch, map errors to exit codes.
 
+mod bench;
 mod bridges;
 mod compare;
 mod context;
@@ -57,6 +58,7 @@ enum Command {
     Convert(convert::Args),
     Phantom(phantom::Args),
     Demo(demo::Args),
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -80,6 +82,7 @@ fn dispatch(command: &Command, context: &Context) -> anyhow::Result<Outcome> {
         Command::Smooth(args) => smooth::run(args, context),
         Command::Phantom(args) => phantom::run(args, context),
         Command::Demo(args) => demo::run(args, context),
+        Command::Bench(args) => bench::run(args, context),
         Command::VesselConnect(args) => vessel_connect::run(args, context),
         Command::Sample(args) => sample::run(args, context),
         Command::Fat(args) => fat::run(args, context),

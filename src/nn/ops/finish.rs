@@ -1,8 +1,8 @@
 //! What happens to a tile of sums: raw with statistics, upsampled with bias, or logits.
 
-use super::{Extent, Job, Sink};
+use super::{Extent, Job, SharedNumbers, Sink};
 use crate::nn::Isa;
-use crate::nn::arena::Shared;
+use crate::nn::arena::Stored;
 use crate::nn::graph::{Finish, Value};
 use crate::nn::lanes::{store_biased, store_sums};
 use crate::nn::pack::Group;
@@ -65,7 +65,7 @@ impl Job<'_> {
     #[allow(clippy::too_many_arguments)]
     fn store_upsampled(
         &self,
-        data: &Shared<'_, f32>,
+        data: &SharedNumbers<'_>,
         value: &Value,
         group: &Group,
         at: [usize; 3],
@@ -84,19 +84,21 @@ impl Job<'_> {
         for number in 0..width / block {
             let channel = group.first + number * block;
             let start = (((channel / block * grid[0] + z) * grid[1] + y) * grid[2] + x) * block;
+            let (isa, tile, step) = (self.isa, &tile[number * block..], factor[2]);
+            let bias = &bias[channel..channel + block];
+            let len = reach * block;
             // SAFETY: tasks own disjoint boxes of disjoint channel blocks, with all cells of a row (splits
             // fall between stretches of channels, never between cells).
-            let target = unsafe { data.part(start, reach * block) };
-            let bias = &bias[channel..channel + block];
-            store_biased(
-                self.isa,
-                block,
-                &tile[number * block..],
-                width,
-                target,
-                factor[2],
-                bias,
-            );
+            unsafe {
+                match data {
+                    Stored::Single(data) => {
+                        store_biased(isa, block, tile, width, data.part(start, len), step, bias);
+                    }
+                    Stored::Half(data) => {
+                        store_biased(isa, block, tile, width, data.part(start, len), step, bias);
+                    }
+                }
+            }
         }
     }
 
@@ -149,7 +151,7 @@ impl Job<'_> {
 #[allow(clippy::too_many_arguments)]
 pub(super) fn store_raw(
     isa: Isa,
-    data: &Shared<'_, f32>,
+    data: &SharedNumbers<'_>,
     value: &Value,
     channel: usize,
     [depth, height, row]: [usize; 3],
@@ -163,6 +165,28 @@ pub(super) fn store_raw(
     let start = (((channel / block * depth + z) * height + y) * row + x) * block;
     // SAFETY: tasks own disjoint boxes of disjoint channel blocks, and a task writes one row after the
     // other.
-    let target = unsafe { data.part(start, count * block) };
-    store_sums(isa, block, tile, width, target, sums);
+    unsafe {
+        match data {
+            Stored::Single(data) => {
+                store_sums(
+                    isa,
+                    block,
+                    tile,
+                    width,
+                    data.part(start, count * block),
+                    sums,
+                );
+            }
+            Stored::Half(data) => {
+                store_sums(
+                    isa,
+                    block,
+                    tile,
+                    width,
+                    data.part(start, count * block),
+                    sums,
+                );
+            }
+        }
+    }
 }

@@ -9,9 +9,10 @@ mod winograd;
 use std::ops::Range;
 use std::sync::Mutex;
 
+use half::bf16;
 use rayon::prelude::*;
 
-use super::arena::{Floats, LINE, Shared, all_finite};
+use super::arena::{Floats, LINE, Shared, Stored, all_finite};
 use super::graph::{Finish, Op, Value};
 use super::pack::Group;
 use super::partition::OpPlan;
@@ -64,7 +65,7 @@ pub(crate) enum Input<'a> {
     /// An earlier result.
     Value {
         /// Blocks `[block][z][y][x][channel]`.
-        data: &'a [f32],
+        data: Stored<&'a [f32], &'a [bf16]>,
         /// What it is.
         value: &'a Value,
         /// Scale per padded channel.
@@ -79,7 +80,7 @@ pub(crate) enum Target<'a> {
     /// A region of the arena.
     Value {
         /// Blocks `[block][z][y][x][channel]`.
-        data: &'a mut [f32],
+        data: Stored<&'a mut [f32], &'a mut [bf16]>,
         /// What it is.
         value: &'a Value,
         /// Partial sums `[box][2][padded channels]` of a normalised value.
@@ -130,10 +131,13 @@ impl LogitsBox<'_> {
 /// Takes boxes of logits: disjoint ones, in any order and from several threads at once.
 pub type TakeLogits<'a> = dyn Fn(LogitsBox<'_>) + Sync + 'a;
 
+/// A region of the arena that tasks write disjoint parts of.
+type SharedNumbers<'a> = Stored<Shared<'a, f32>, Shared<'a, bf16>>;
+
 /// The shared form of [`Target`] that tasks write through.
 enum Sink<'a> {
     Value {
-        data: Shared<'a, f32>,
+        data: SharedNumbers<'a>,
         value: &'a Value,
         partials: Shared<'a, f64>,
     },
@@ -188,7 +192,10 @@ pub(crate) fn run(
             value,
             partials,
         } => Sink::Value {
-            data: Shared::new(data),
+            data: match data {
+                Stored::Single(data) => Stored::Single(Shared::new(data)),
+                Stored::Half(data) => Stored::Half(Shared::new(data)),
+            },
             value,
             partials: Shared::new(partials),
         },

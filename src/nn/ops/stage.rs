@@ -2,6 +2,7 @@
 
 use super::Input;
 use crate::nn::Isa;
+use crate::nn::arena::Stored;
 use crate::nn::lanes::{Activation, stage_row};
 use crate::nn::window::Window;
 
@@ -125,7 +126,14 @@ fn read_row(
                 slope: value.slope,
             };
             let end = start + (width - x) * block;
-            stage_row(isa, block, &data[start..end], step, target, activation);
+            match data {
+                Stored::Single(data) => {
+                    stage_row(isa, block, &data[start..end], step, target, activation);
+                }
+                Stored::Half(data) => {
+                    stage_row(isa, block, &data[start..end], step, target, activation);
+                }
+            }
         }
         Input::Image {
             data,

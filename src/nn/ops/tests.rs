@@ -192,7 +192,7 @@ fn check_algorithm(case: &Case, isa: Isa, extent: [usize; 2], splits: usize, cel
                 }
             } else {
                 Input::Value {
-                    data,
+                    data: Stored::Single(data),
                     value,
                     scale,
                     shift,
@@ -215,7 +215,7 @@ fn check_algorithm(case: &Case, isa: Isa, extent: [usize; 2], splits: usize, cel
     // Leftovers of another layer must not matter.
     pool.with(|buffer| buffer.fill(1e30)).unwrap();
     let target = Target::Value {
-        data: &mut data,
+        data: Stored::Single(&mut data),
         value: &output,
         partials: &mut partials,
     };
