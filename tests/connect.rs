@@ -1,7 +1,7 @@
 //! Bridging through the public API: what is closed, what is left alone, and that nothing else changes.
 
 use medseg::topology::bridging::ureter::{UreterLabels, connect_ureters, ureter_options};
-use medseg::topology::bridging::{ConnectError, ConnectOptions, Kind, Repair, connect};
+use medseg::topology::bridging::{Bridge, ConnectError, ConnectOptions, Kind, Repair, connect};
 use medseg::topology::{Connectivity, label_components};
 use medseg::volume::Grid;
 use ndarray::Array3;
@@ -248,6 +248,144 @@ fn any_number_of_threads_gives_the_same_repair() {
         let other = run(threads);
         assert_eq!((&one.bridges, &one.voxels), (&other.bridges, &other.voxels));
     }
+}
+
+#[test]
+fn two_equal_ways_are_reported_and_trusted_half() {
+    let mut map = Array3::zeros([24, 32, 64]);
+    tube(&mut map, [12.0, 16.0, 6.0], [12.0, 16.0, 26.0], 2.2, 1);
+    for y in [11.0, 21.0] {
+        tube(&mut map, [12.0, y, 36.0], [12.0, y, 58.0], 2.2, 1);
+    }
+    let options = ConnectOptions::default();
+    let repair = connect(map.view(), SPACING_MM, 1, &options, None).unwrap();
+    let bridge = &repair.bridges[0];
+    assert_eq!(bridge.rivals.len(), 1, "{bridge:?}");
+    let rival = &bridge.rivals[0];
+    assert!((0.8..=1.2).contains(&rival.cost_ratio), "{rival:?}");
+    let sure = (-bridge.cost_mm / bridge.radius_mm[0].min(bridge.radius_mm[1]) / 25.0).exp();
+    assert!(bridge.confidence < 0.8 * sure, "{bridge:?}");
+    // Asking for more confidence leaves the choice to a person.
+    let careful = ConnectOptions {
+        min_confidence: 0.8 * sure,
+        ..options
+    };
+    let careful = connect(map.view(), SPACING_MM, 1, &careful, None).unwrap();
+    let is_same = |other: &Bridge| other.ends_mm == bridge.ends_mm && other.kind == bridge.kind;
+    assert!(!careful.bridges.iter().any(is_same) && careful.refused.iter().any(is_same));
+}
+
+/// The upper ends of the kidneys and the bladder as ellipsoids, x to the right, and one right ureter from `from` to
+/// `to`.
+fn one_ureter(from: [f64; 3], to: [f64; 3]) -> (Array3<u16>, Grid) {
+    let shape = [100, 44, 80];
+    let mut map = Array3::zeros(shape);
+    for ((z, y, x), value) in map.indexed_iter_mut() {
+        let within = |center: [f64; 3], half: [f64; 3]| {
+            let at = [z, y, x].map(|v| v as f64);
+            (0..3)
+                .map(|axis| ((at[axis] - center[axis]) / half[axis]).powi(2))
+                .sum::<f64>()
+                <= 1.0
+        };
+        *value = match () {
+            () if within([70.0, 12.0, 62.0], [20.0, 8.0, 8.0]) => 3,
+            () if within([70.0, 12.0, 18.0], [20.0, 8.0, 8.0]) => 4,
+            () if within([14.0, 28.0, 40.0], [9.0, 9.0, 12.0]) => 7,
+            () => 0,
+        };
+    }
+    tube(&mut map, from, to, 1.8, 6);
+    (map, Grid::with_spacing(shape, SPACING_MM))
+}
+
+fn ureters(map: &Array3<u16>, grid: &Grid) -> medseg::topology::bridging::ureter::UreterRepair {
+    connect_ureters(map.view(), grid, &names(), &ureter_options(), None).unwrap()
+}
+
+#[test]
+fn a_kidney_is_reached_at_its_hilum() {
+    let (map, grid) = one_ureter([20.0, 20.0, 51.0], [45.0, 13.0, 51.0]);
+    let found = ureters(&map, &grid);
+    let bridge = found
+        .repair
+        .bridges
+        .iter()
+        .find(|bridge| bridge.ends_mm[1][0] > 40.0)
+        .unwrap();
+    let [z, _, x] = bridge.ends_mm[1];
+    // The lower pole is at 50 and nearer; the medial border at 54.
+    assert!(z >= 56.0 && x <= 58.0, "{bridge:?}");
+}
+
+#[test]
+fn the_bladder_is_reached_at_its_back_on_the_ureters_side() {
+    let (map, grid) = one_ureter([38.0, 28.0, 42.0], [70.0, 14.0, 53.0]);
+    let found = ureters(&map, &grid);
+    let [bridge] = &found.repair.bridges[..] else {
+        panic!("{:?}", found.repair.bridges);
+    };
+    let [_, y, x] = bridge.ends_mm[1];
+    // The top, at y 28 and x 41, is nearer. Behind is where the kidneys are.
+    assert!(y < 28.0 && x >= 43.0, "{bridge:?}");
+}
+
+#[test]
+fn a_horseshoe_kidney_takes_the_ureters_of_both_sides() {
+    let (mut map, grid) = urinary();
+    map.mapv_inplace(|value| if value == 4 { 3 } else { value });
+    tube(&mut map, [70.0, 15.0, 15.0], [70.0, 15.0, 55.0], 4.0, 3);
+    let found = ureters(&map, &grid);
+    assert!(
+        found.notes.iter().any(|note| note.contains("horseshoe")),
+        "{:?}",
+        found.notes
+    );
+    assert_eq!(found.repair.bridges.len(), 2);
+    for bridge in &found.repair.bridges {
+        let [a, b] = bridge.groups.map(|group| found.sides[group as usize]);
+        assert!(a.is_some() && a == b, "{bridge:?}");
+    }
+}
+
+#[test]
+fn a_second_ureter_stays_and_is_said() {
+    let (mut map, grid) = urinary();
+    // From the right kidney to the bladder, lateral of the first and whole.
+    tube(&mut map, [60.0, 15.0, 58.0], [40.0, 15.0, 50.0], 1.6, 6);
+    tube(&mut map, [40.0, 15.0, 50.0], [14.0, 15.0, 41.0], 1.6, 6);
+    let found = ureters(&map, &grid);
+    let said = |text: &str| found.notes.iter().any(|note| note.contains(text));
+    assert!(
+        said("right: 2 separate ureter pieces remain"),
+        "{:?}",
+        found.notes
+    );
+    assert!(!said("left:"), "{:?}", found.notes);
+    assert_eq!(found.repair.bridges.len(), 2);
+}
+
+#[test]
+fn without_any_organ_there_is_nothing_to_lead_to() {
+    let (mut map, grid) = urinary();
+    map.mapv_inplace(|value| if value == 6 { 6 } else { 0 });
+    let error = connect_ureters(map.view(), &grid, &names(), &ureter_options(), None).unwrap_err();
+    assert!(
+        matches!(error, ConnectError::NoOrgans { bladder: 7, .. }),
+        "{error}"
+    );
+}
+
+#[test]
+fn left_and_right_stay_apart_however_close_they_come() {
+    // Two half ureters whose open ends meet at the midline above the bladder.
+    let (mut map, grid) = urinary();
+    map.mapv_inplace(|value| if value == 6 { 0 } else { value });
+    tube(&mut map, [57.0, 15.0, 50.0], [34.0, 15.0, 39.0], 1.6, 6);
+    tube(&mut map, [57.0, 15.0, 20.0], [34.0, 15.0, 31.0], 1.6, 6);
+    let found = ureters(&map, &grid);
+    let after = repaired(&map, &found.repair, 6);
+    assert_eq!(pieces(&after, 6), 2, "{:?}", found.repair.bridges);
 }
 
 proptest! {

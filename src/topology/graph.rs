@@ -6,6 +6,7 @@
 //! those that hardly leave the ball inscribed at their junction.
 
 use super::foreground::Foreground;
+use super::thinning::thin;
 use super::vector::{Vector, distance};
 
 /// One voxel of a skeleton.
@@ -92,6 +93,39 @@ impl SkeletonGraph {
             })
             .collect();
         Tracing::new(points, &links).finish()
+    }
+
+    /// The graph of the centre lines of a structure: thinned, traced, and without the spurs that hardly leave the
+    /// ball inscribed at their junction (1.3 radii and one voxel). `depth_mm` is [`Foreground::depth_mm`].
+    pub fn of(foreground: &Foreground, depth_mm: &[f64]) -> Self {
+        let fine_mm = foreground
+            .spacing_mm()
+            .into_iter()
+            .fold(f64::INFINITY, f64::min);
+        let skeleton = thin(foreground, depth_mm);
+        Self::new(foreground, depth_mm, &skeleton).without_spurs(foreground, depth_mm, 1.3, fine_mm)
+    }
+
+    /// Nearest point of the graph for every voxel of `foreground`, by steps through the structure; `u32::MAX` in
+    /// pieces without any.
+    pub fn owners(&self, foreground: &Foreground) -> Vec<u32> {
+        let mut owner = vec![u32::MAX; foreground.len()];
+        let mut open: Vec<u32> = Vec::with_capacity(foreground.len());
+        for (number, point) in self.points.iter().enumerate() {
+            owner[point.index as usize] = number as u32;
+            open.push(point.index);
+        }
+        let mut next = 0;
+        while let Some(&index) = open.get(next) {
+            next += 1;
+            for neighbor in foreground.neighbors(index as usize) {
+                if owner[neighbor] == u32::MAX {
+                    owner[neighbor] = owner[index as usize];
+                    open.push(neighbor as u32);
+                }
+            }
+        }
+        owner
     }
 
     /// The graph without spurs: branches from a junction to a tip whose end is at most `reach` times the

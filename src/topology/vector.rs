@@ -55,6 +55,29 @@ pub(super) fn polyline_length(points: &[Vector]) -> f64 {
         .sum()
 }
 
+/// A Gaussian of one step along the line, ends kept.
+pub(super) fn smoothed(points: &[Vector]) -> Vec<Vector> {
+    const WEIGHTS: [f64; 5] = [
+        0.054_488_7,
+        0.244_201_3,
+        0.402_619_9,
+        0.244_201_3,
+        0.054_488_7,
+    ];
+    let last = points.len().saturating_sub(1);
+    (0..points.len())
+        .map(|at| {
+            if at == 0 || at == last {
+                return points[at];
+            }
+            (0..5).fold([0.0; 3], |sum, k| {
+                let other = (at + k).saturating_sub(2).min(last);
+                add(sum, scale(points[other], WEIGHTS[k]))
+            })
+        })
+        .collect()
+}
+
 /// Standard deviations along the principal axes of a set of points, largest first, and the first axis
 /// (unit length, sign arbitrary but fixed). Jacobi's method on the covariance; no points give zeros.
 pub(super) fn principal_axes(points: impl Iterator<Item = Vector> + Clone) -> ([f64; 3], Vector) {

@@ -206,11 +206,30 @@ fn demo_says_what_it_wrote_and_does_not_replace_it() {
             "ct.nii.gz",
             "fat.nii.gz",
             "label.nii.gz",
+            "pred.nii.gz",
+            "repaired.nii.gz",
             "sample.nii.gz",
             "segmentation.nii.gz",
             "statistics.json"
         ]
     );
+    // Of the recorded gaps most are closed, and none of the three structures is left out.
+    let repair: Vec<&str> = text
+        .lines()
+        .skip_while(|line| !line.starts_with("repair"))
+        .collect();
+    for name in ["artery", "vein", "ureter"] {
+        let row = repair
+            .iter()
+            .find(|row| row.starts_with(name))
+            .expect(&text);
+        let words: Vec<&str> = row.split_whitespace().collect();
+        let [closed, gaps] = [1, 3].map(|at| words[at].parse::<usize>().expect(&text));
+        assert!(
+            words[2] == "of" && closed <= gaps && 2 * closed >= gaps,
+            "{text}"
+        );
+    }
     assert!(refuse(here.path(), "demo").contains("already exists"));
     succeed(here.path(), "demo --force");
 }

@@ -5,13 +5,14 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 15] = [
     "infer",
     "smooth",
     "vessel-connect",
     "ureter-connect",
     "fat",
     "sample",
+    "skeleton",
     "evaluate",
     "info",
     "compare",

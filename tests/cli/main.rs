@@ -1,6 +1,7 @@
 //! The program as a user meets it: examples from the help, exit codes, files, pipes.
 
 mod commands;
+mod connect;
 mod examples;
 mod infer;
 mod pipes;

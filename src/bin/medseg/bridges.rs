@@ -4,6 +4,7 @@
 use crate::context::Context;
 use crate::flags::Existing;
 use crate::outcome::{Outcome, Usage, one_line};
+use crate::skeleton::{self, Skeleton};
 use medseg::io::batch::{self, Job};
 use medseg::io::nifti::{self, Header};
 use medseg::io::{Overwrite, atomic, display_name, labels};
@@ -51,9 +52,18 @@ pub struct Args {
     /// Labels that bridges may cross without overwriting them, numbers or names with commas between
     #[arg(long, value_name = "LABELS", value_delimiter = ',')]
     pub allow_through: Vec<String>,
-    /// Write bridges as this label instead of the structure's
-    #[arg(long, value_name = "N")]
+    /// Write bridges as this label, a number that the map does not hold [default: the structure's own]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     bridge_label: Option<u16>,
+    /// Also join two ends of one piece that face each other: closes loops
+    #[arg(long)]
+    pub close_loops: bool,
+    /// Remove the islands instead of leaving them alone
+    #[arg(long)]
+    drop_islands: bool,
+    /// Also write the centre lines after the repair: .csv table, .json graph, .vtp or .obj lines; one case only
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
+    skeleton: Option<PathBuf>,
     /// Find the bridges and report them, but write no label map
     #[arg(long)]
     dry_run: bool,
@@ -97,6 +107,16 @@ pub fn run(
         atomic::check_output(path, Overwrite::Force)?;
     }
     let jobs = plan(args)?;
+    if let Some(path) = &args.skeleton {
+        skeleton::check_name(path)?;
+        if jobs.len() > 1 {
+            return Err(Usage(
+                "--skeleton belongs to one case; see medseg skeleton for folders".to_owned(),
+            )
+            .into());
+        }
+        atomic::check_output(path, args.existing.overwrite())?;
+    }
     let mut cases = Vec::new();
     let mut failed = 0;
     for (job, is_skipped) in &jobs {
@@ -199,6 +219,9 @@ fn run_case(
         .transpose()?;
     let mut case = Case { map, names, image };
     let read_s = started.elapsed().as_secs_f64();
+    if let Some(number) = args.bridge_label {
+        check_bridge_label(number, &case)?;
+    }
     let found = repair(&case)?;
     let repair_s = started.elapsed().as_secs_f64() - read_s;
     for note in &found.notes {
@@ -206,13 +229,21 @@ fn run_case(
     }
     let made = &found.repair;
     cx.say(&format!(
-        "{name}: {} bridges, {} voxels; {} refused; {} pieces before, {} after, {} islands left alone",
+        "{name}: {} bridges, {} voxels; {} refused; {} pieces before, {} after, {} islands {}",
         made.bridges.len(),
         made.voxels.len(),
         made.refused.len(),
         made.pieces.len(),
         made.pieces_after,
-        made.pieces.iter().filter(|piece| !piece.is_eligible).count(),
+        made.pieces
+            .iter()
+            .filter(|piece| !piece.is_eligible)
+            .count(),
+        if args.drop_islands {
+            "removed"
+        } else {
+            "left alone"
+        },
     ));
     cx.detail(&format!(
         "{name}: read {read_s:.3} s, repair {repair_s:.3} s"
@@ -220,6 +251,9 @@ fn run_case(
     if !args.dry_run {
         let label = args.bridge_label.unwrap_or(found.label);
         made.apply(case.map.volume.data_mut(), label);
+        if args.drop_islands {
+            made.drop_islands(case.map.volume.data_mut());
+        }
         let overwrite = args.existing.overwrite();
         nifti::save_label_map(
             &job.output,
@@ -228,6 +262,9 @@ fn run_case(
             extensions,
             overwrite,
         )?;
+        if let Some(path) = &args.skeleton {
+            Skeleton::of(&case.map, &[found.label, label])?.write(path, overwrite)?;
+        }
     }
     let inputs = if input == Path::new("-") {
         InputFile::standard_input()
@@ -248,6 +285,8 @@ fn run_case(
         "phases": [{"name": "read", "seconds": read_s}, {"name": "repair", "seconds": repair_s}],
         "dry_run": args.dry_run,
         "label": found.label,
+        "bridge_label": args.bridge_label.unwrap_or(found.label),
+        "islands_removed": args.drop_islands,
         "notes": found.notes,
     });
     if let Value::Object(fields) = &mut record {
@@ -258,7 +297,10 @@ fn run_case(
 }
 
 /// Lengths are measured along the voxel axes, so these must be at right angles.
-fn check_axes(header: &Header, input: &Path) -> anyhow::Result<()> {
+///
+/// # Errors
+/// When they are not.
+pub fn check_axes(header: &Header, input: &Path) -> anyhow::Result<()> {
     let m = header.grid.affine.linear;
     let norms = header.grid.affine.column_norms_mm();
     for (a, b) in [(0, 1), (0, 2), (1, 2)] {
@@ -330,22 +372,53 @@ pub fn label_numbers(texts: &[String], names: &LabelTable) -> anyhow::Result<Vec
     texts.iter().map(|text| label_number(text, names)).collect()
 }
 
+/// Bridges under a label that the map holds already could not be told from it.
+fn check_bridge_label(number: u16, case: &Case) -> Result<(), Usage> {
+    let is_held = case.map.volume.as_slice().contains(&number);
+    if !is_held {
+        return Ok(());
+    }
+    let name = case.names.name_of(number);
+    Err(Usage(format!(
+        "--bridge-label {number}: the map holds that label ({name}); choose a free number"
+    )))
+}
+
+/// A label that does not occur, with those that do.
+pub fn explain_absent(label: u16, present: &[u16], names: &LabelTable) -> anyhow::Error {
+    let name = names.name_of(label);
+    let present = listed(present, names);
+    Usage(format!(
+        "label {label} ({name}) does not occur; the map holds {present}"
+    ))
+    .into()
+}
+
+fn listed(present: &[u16], names: &LabelTable) -> String {
+    let named = present
+        .iter()
+        .map(|&number| format!("{number} {}", names.name_of(number)));
+    if present.is_empty() {
+        "nothing but background".to_owned()
+    } else {
+        named.collect::<Vec<_>>().join(", ")
+    }
+}
+
 /// A label that does not occur is wrong usage; the rest is wrong input.
 pub fn explain(error: ConnectError, names: &LabelTable) -> anyhow::Error {
     match &error {
-        ConnectError::Absent { label, present } => {
-            let present: Vec<String> = present
-                .iter()
-                .map(|&number| format!("{number} {}", names.name_of(number)))
-                .collect();
-            let present = if present.is_empty() {
-                "nothing but background".to_owned()
-            } else {
-                present.join(", ")
-            };
+        ConnectError::Absent { label, present } => explain_absent(*label, present, names),
+        ConnectError::NoOrgans {
+            bladder,
+            kidneys,
+            present,
+        } => {
+            let kidneys: Vec<String> = kidneys.iter().map(u16::to_string).collect();
             Usage(format!(
-                "label {label} ({}) does not occur; the map holds {present}",
-                names.name_of(*label)
+                "neither bladder ({bladder}) nor kidneys ({}) occur; the map holds {}",
+                kidneys.join(", "),
+                listed(present, names)
             ))
             .into()
         }
@@ -382,12 +455,7 @@ fn bridge_json(bridge: &Bridge, grid: &Grid) -> Value {
         grid.affine.apply([x, y, z]).map(|mm| rounded(mm, 1e2))
     };
     json!({
-        "kind": match bridge.kind {
-            Kind::TipTip => "tip-tip",
-            Kind::TipBody => "tip-body",
-            Kind::Blunt => "blunt",
-            Kind::TipAnchor => "tip-organ",
-        },
+        "kind": kind_name(bridge.kind),
         "path": format!("{:?}", bridge.course).to_lowercase(),
         "pieces": bridge.groups,
         "from_mm": world(bridge.ends_mm[0]),
@@ -398,11 +466,27 @@ fn bridge_json(bridge: &Bridge, grid: &Grid) -> Value {
         "angle_deg": bridge.angle_deg.map(|angle| angle.map(|deg| rounded(deg, 10.0))),
         "cost_mm": rounded(bridge.cost_mm, 1e2),
         "confidence": rounded(bridge.confidence, 1e3),
-        "rivals": bridge.rivals,
+        "rivals": bridge.rivals.iter().map(|rival| json!({
+            "kind": kind_name(rival.kind),
+            "pieces": rival.groups,
+            "from_mm": world(rival.ends_mm[0]),
+            "to_mm": world(rival.ends_mm[1]),
+            "cost_ratio": rounded(rival.cost_ratio, 1e3),
+        })).collect::<Vec<_>>(),
         "voxels_added": bridge.voxels,
         "accepted": bridge.refused.is_none(),
         "reason": bridge.refused,
     })
+}
+
+fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::TipTip => "tip-tip",
+        Kind::TipBody => "tip-body",
+        Kind::Blunt => "blunt",
+        Kind::TipAnchor => "tip-organ",
+        Kind::Loop => "loop",
+    }
 }
 
 fn rounded(value: f64, per_unit: f64) -> f64 {

@@ -1,7 +1,9 @@
 //! `medseg demo`: the whole chain on a synthetic case.
 //!
-//! Phantom, segmentation by the embedded model, statistics, comparison with the truth. It is the README's first command, so it
+//! Phantom, segmentation by the embedded model, statistics, comparison with the truth, repair of a damaged prediction. It is the README's first command, so it
 //! prints what it wrote and what the figures mean.
+
+mod repair;
 
 use crate::context::{Context, print_text};
 use crate::model;
@@ -15,7 +17,7 @@ use medseg::metrics::overlap::{LabelAgreement, compare_labels};
 use medseg::nnunet::model::ModelOptions;
 use medseg::nnunet::predict::{PredictOptions, Predictor};
 use medseg::nnunet::statistics::{LabelStatistics, label_statistics};
-use medseg::phantom::{Options, Phantom};
+use medseg::phantom::{DamageOptions, Options, Phantom};
 use medseg::volume::{LabelMap, LabelTable, Volume};
 use medseg::{template, tissue};
 use std::path::PathBuf;
@@ -57,15 +59,23 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
     let statistics_path = case.path("statistics.json");
     let fat_path = case.path("fat.nii.gz");
     let sample_path = case.path("sample.nii.gz");
+    let repaired_path = case.path("repaired.nii.gz");
     atomic::create_folder(&args.output)?;
-    for path in [&labels_path, &statistics_path, &fat_path, &sample_path] {
+    for path in [
+        &labels_path,
+        &statistics_path,
+        &fat_path,
+        &sample_path,
+        &repaired_path,
+    ] {
         atomic::check_output(path, overwrite)?;
     }
     let options = Options {
         seed: args.seed,
         ..Options::default()
     };
-    let rendered = case.write(&Phantom::new(&options)?, false, false)?;
+    let phantom = Phantom::new(&options)?;
+    let rendered = case.write(&phantom, false, true)?;
     let (Some(ct), Some(truth)) = (rendered.ct, rendered.labels) else {
         anyhow::bail!("the phantom came without CT or labels");
     };
@@ -94,6 +104,12 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
 
     let agreement = compare_labels(found.volume.data().view(), truth.volume.data().view())?;
     print_text(&table(&statistics, &agreement))?;
+
+    let (damaged, faults) = phantom.damaged(&truth, &DamageOptions::default())?;
+    let repaired = repair::repair(&damaged)?;
+    let extensions = labels::with_table(&[], &repaired.table);
+    nifti::save_label_map(&repaired_path, &repaired, &geometry, extensions, overwrite)?;
+    print_text(&repair::table(&truth, &damaged, &repaired, &faults)?)?;
     cx.say(&format!(
         "\nDone in {:.1} s on {} threads. {} now holds:\n\
          \x20 ct.nii.gz            the synthetic CT\n\
@@ -103,6 +119,8 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
          \x20 fat.nii.gz           the same with the fat around the kidneys\n\
          \x20 sample.nii.gz        another phantom's organs, fitted to these kidneys alone\n\
          \x20 statistics.json      volume, mean HU and position of every label found\n\
+         \x20 pred.nii.gz          the truth with interrupted vessels and ureters, islands and holes\n\
+         \x20 repaired.nii.gz      the same after vessel-connect and ureter-connect\n\
          The embedded model knows such phantoms only; segment your own images with --model.",
         started.elapsed().as_secs_f64(),
         cx.threads,

@@ -18,6 +18,7 @@ mod outcome;
 mod phantom;
 mod sample;
 mod signals;
+mod skeleton;
 mod smooth;
 mod terminal;
 mod ureter_connect;
@@ -51,6 +52,7 @@ enum Command {
     UreterConnect(ureter_connect::Args),
     Fat(fat::Args),
     Sample(sample::Args),
+    Skeleton(skeleton::Args),
     Evaluate(Box<evaluate::Args>),
     Info(info::Args),
     Compare(compare::Args),
@@ -74,6 +76,7 @@ fn main() -> ExitCode {
 fn dispatch(command: &Command, context: &Context) -> anyhow::Result<Outcome> {
     match command {
         Command::Infer(args) => infer::run(args, context),
+        Command::Skeleton(args) => skeleton::run(args, context),
         Command::Evaluate(args) => evaluate::run(args, context),
         Command::Info(args) => info::run(args, context),
         Command::Compare(args) => compare::run(args, context),

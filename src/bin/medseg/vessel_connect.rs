@@ -52,6 +52,7 @@ fn repair(args: &Args, case: &Case) -> anyhow::Result<Found> {
             least_voxels: args.io.min_island_voxels,
             ..Eligibility::default()
         },
+        close_loops: args.io.close_loops,
         passable: label_numbers(&args.io.allow_through, &case.names)?,
         ..ConnectOptions::default()
     };

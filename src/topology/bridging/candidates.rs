@@ -46,12 +46,17 @@ impl Candidate {
     /// Cost against calibre: the order in which candidates are tried.
     pub fn rank(&self, fine_mm: f64) -> f64 {
         let radius = match self.kind {
-            Kind::TipTip | Kind::Blunt => self.ends[0].radius_mm.min(self.ends[1].radius_mm),
+            Kind::TipTip | Kind::Blunt | Kind::Loop => {
+                self.ends[0].radius_mm.min(self.ends[1].radius_mm)
+            }
             Kind::TipBody | Kind::TipAnchor => self.ends[0].radius_mm,
         };
         self.cost / radius.max(fine_mm)
     }
 }
+
+/// Ends that close a loop face each other within 45 degrees.
+const LOOP_COSINE: f64 = std::f64::consts::FRAC_1_SQRT_2;
 
 pub(super) struct Search<'a> {
     pub anatomy: &'a Anatomy,
@@ -132,7 +137,9 @@ impl<'a> Search<'a> {
         let mut found = Vec::new();
         for (other, b) in self.anatomy.tips.iter().enumerate().skip(number + 1) {
             let gap = distance(a.surface, b.surface);
-            if a.piece == b.piece || gap > o.max_gap_mm || self.is_companion(a.piece, b.piece) {
+            let is_own = a.piece == b.piece;
+            if gap > o.max_gap_mm || is_own && !o.close_loops || self.is_companion(a.piece, b.piece)
+            {
                 continue;
             }
             // Angles against the line between the bases hold even where the tips touch.
@@ -148,13 +155,19 @@ impl<'a> Search<'a> {
                 * (1.0 + w * (1.0 - ca) * a.trust + w * (1.0 - cb) * b.trust)
                 * (1.0 + 0.8 * ratio)
                 + w * 0.5 * self.fine * ((1.0 - ca) + (1.0 - cb));
-            found.push(Candidate {
-                kind: Kind::TipTip,
+            let candidate = |kind| Candidate {
+                kind,
                 ends: [self.end(number), self.end(other)],
                 gap_mm: gap,
                 cosines: [Some(ca), Some(cb)],
                 cost,
-            });
+            };
+            if !is_own {
+                found.push(candidate(Kind::TipTip));
+            }
+            if o.close_loops && ca.min(cb) >= LOOP_COSINE {
+                found.push(candidate(Kind::Loop));
+            }
         }
         found
     }

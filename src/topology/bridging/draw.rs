@@ -37,6 +37,9 @@ pub(super) struct Canvas<'a> {
     pub added: HashMap<[isize; 3], u32>,
     /// Parents of the union-find over groups.
     pub parents: Vec<u32>,
+    /// Pieces on the other side of the patient than the bridge at hand: not to be touched, although both may
+    /// end at the bladder and so be one group.
+    pub opposed: Vec<bool>,
 }
 
 impl Canvas<'_> {
@@ -82,9 +85,22 @@ impl Canvas<'_> {
         }
     }
 
-    /// Whether one of the 26 voxels around belongs to a group that is not on either side.
+    /// Whether one of the 26 voxels around belongs to a group that is not on either side, or to the other half of
+    /// the patient.
     fn touches_others(&self, voxel: [isize; 3], sides: [u32; 2]) -> bool {
-        self.groups_at(voxel).any(|group| !sides.contains(&group))
+        self.groups_at(voxel).any(|group| !sides.contains(&group)) || self.touches_opposed(voxel)
+    }
+
+    fn touches_opposed(&self, voxel: [isize; 3]) -> bool {
+        !self.opposed.is_empty()
+            && STEPS
+                .iter()
+                .any(|&step| match self.cell(moved(voxel, step)) {
+                    Cell::Group(group) => {
+                        self.opposed.get(group as usize).copied().unwrap_or(false)
+                    }
+                    _ => false,
+                })
     }
 
     /// Roots of the groups at a voxel and around it.
@@ -106,7 +122,11 @@ impl Canvas<'_> {
         groups: [u32; 2],
     ) -> Result<usize, &'static str> {
         let sides = groups.map(|group| self.root(group));
-        let chain = self.chain(line, sides)?;
+        let chain = if sides[0] == sides[1] {
+            self.loop_chain(line, sides[0])?
+        } else {
+            self.chain(line, sides)?
+        };
         let before = self.added.len();
         for voxel in chain {
             self.added.insert(voxel, groups[0]);
@@ -139,13 +159,45 @@ impl Canvas<'_> {
             match self.cell(voxels[at]) {
                 Cell::Group(_) => {}
                 Cell::Blocked => return Err("another label is in the way"),
-                Cell::Free if touched[at].iter().any(|group| !sides.contains(group)) => {
+                Cell::Free if self.touches_others(voxels[at], sides) => {
                     return Err("a third piece is in the way");
                 }
                 Cell::Free => chain.push(voxels[at]),
             }
         }
         Ok(chain)
+    }
+
+    /// The free voxels of `line` between two places on one side, of which only the first and the last few touch
+    /// it.
+    fn loop_chain(&self, line: &[Vector], side: u32) -> Result<Vec<[isize; 3]>, &'static str> {
+        let voxels = face_connected(line, self.anatomy.foreground.spacing_mm());
+        let touches: Vec<bool> = voxels
+            .iter()
+            .map(|&voxel| self.groups_at(voxel).any(|group| group == side))
+            .collect();
+        // The longest stretch that touches nothing, with the voxel before and after it.
+        let mut longest = 0..0;
+        let mut start = 0;
+        for (at, &is_touching) in touches.iter().enumerate() {
+            if is_touching {
+                start = at + 1;
+            } else if at + 1 - start > longest.len() {
+                longest = start..at + 1;
+            }
+        }
+        if longest.is_empty() || longest.start == 0 || longest.end == voxels.len() {
+            return Err("the ends touch already");
+        }
+        let chain = &voxels[longest.start - 1..=longest.end];
+        for &voxel in chain {
+            match self.cell(voxel) {
+                Cell::Free if !self.touches_others(voxel, [side; 2]) => {}
+                Cell::Free => return Err("a third piece is in the way"),
+                _ => return Err("another label is in the way"),
+            }
+        }
+        Ok(chain.to_vec())
     }
 
     /// Adds the free voxels within the spheres, nearest to their centres first, each when it is simple;
@@ -189,7 +241,7 @@ impl Canvas<'_> {
                 let (voxel, _) = order[number as usize];
                 let around =
                     bits_around(|step| matches!(self.cell(moved(voxel, step)), Cell::Group(_)));
-                if !is_simple(around) {
+                if !is_simple(around) || self.touches_opposed(voxel) {
                     continue;
                 }
                 self.added.insert(voxel, group);

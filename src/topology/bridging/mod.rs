@@ -47,6 +47,8 @@ pub enum Kind {
     Blunt,
     /// An open end and an organ.
     TipAnchor,
+    /// Two open ends of one chain of pieces: a loop is closed. Only with [`ConnectOptions::close_loops`].
+    Loop,
 }
 
 /// How a bridge runs.
@@ -82,7 +84,13 @@ pub struct ConnectOptions {
     pub company_fraction: f64,
     /// Labels that a bridge may pass through without overwriting them.
     pub passable: Vec<u16>,
+    /// Whether two ends of one piece, or of pieces that hang together already, are joined too: last, when both
+    /// are still free, face each other within 45 degrees and reach [`LOOP_CONFIDENCE`].
+    pub close_loops: bool,
 }
+
+/// Least confidence of a bridge that closes a loop: trees have few.
+pub const LOOP_CONFIDENCE: f64 = 0.5;
 
 impl Default for ConnectOptions {
     fn default() -> Self {
@@ -97,6 +105,7 @@ impl Default for ConnectOptions {
             company_reach_mm: Some(4.5),
             company_fraction: 0.2,
             passable: Vec::new(),
+            close_loops: false,
         }
     }
 }
@@ -109,6 +118,18 @@ pub enum ConnectError {
     Absent {
         /// What was asked for.
         label: u16,
+        /// Labels that occur.
+        present: Vec<u16>,
+    },
+    /// No organ occurs that a ureter could end at.
+    #[error(
+        "neither the bladder ({bladder}) nor a kidney ({kidneys:?}) occurs; the map holds {present:?}"
+    )]
+    NoOrgans {
+        /// Label of the bladder.
+        bladder: u16,
+        /// Labels of the kidneys.
+        kidneys: Vec<u16>,
         /// Labels that occur.
         present: Vec<u16>,
     },
@@ -163,12 +184,26 @@ pub struct Bridge {
     pub cost_mm: f64,
     /// 0 to 1: `exp(-cost / (25 radius))`, less where another way for the same end costs about the same.
     pub confidence: f64,
-    /// Number of other candidates for one of its ends that cost at most 1.2 times as much.
-    pub rivals: usize,
+    /// Other candidates for one of its ends that cost at most 1.2 times as much: where several vessels run side
+    /// by side, the other ways that it could go.
+    pub rivals: Vec<Rival>,
     /// Voxels added.
     pub voxels: usize,
     /// Why it was not made; `None` for those that were.
     pub refused: Option<&'static str>,
+}
+
+/// Another candidate for an end of a bridge.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rival {
+    /// What it would join.
+    pub kind: Kind,
+    /// As in [`Bridge::groups`].
+    pub groups: [u32; 2],
+    /// As in [`Bridge::ends_mm`].
+    pub ends_mm: [[f64; 3]; 2],
+    /// Its cost over that of the bridge.
+    pub cost_ratio: f64,
 }
 
 /// What a repair would change, and what was found on the way.
@@ -190,6 +225,8 @@ pub struct Repair {
     pub skeleton: SkeletonGraph,
     /// Voxels that become structure, `[z, y, x]`, ascending.
     pub voxels: Vec<[usize; 3]>,
+    /// Voxels of the islands, `[z, y, x]`, ascending.
+    pub islands: Vec<[usize; 3]>,
 }
 
 impl Repair {
@@ -198,6 +235,15 @@ impl Repair {
         for &voxel in &self.voxels {
             if let Some(value) = labels.get_mut(voxel) {
                 *value = label;
+            }
+        }
+    }
+
+    /// Turns the islands into background.
+    pub fn drop_islands(&self, mut labels: ArrayViewMut3<'_, u16>) {
+        for &voxel in &self.islands {
+            if let Some(value) = labels.get_mut(voxel) {
+                *value = 0;
             }
         }
     }
@@ -247,6 +293,17 @@ fn check_spacing(spacing_mm: [f64; 3]) -> Result<(), ConnectError> {
     }
 }
 
+/// The labels that occur, ascending, without background.
+fn present(labels: ArrayView3<'_, u16>) -> Vec<u16> {
+    let mut occurs = vec![false; 1 << 16];
+    for &value in labels {
+        occurs[usize::from(value)] = true;
+    }
+    (1..=u16::MAX)
+        .filter(|&value| occurs[usize::from(value)])
+        .collect()
+}
+
 fn connect_with(
     labels: ArrayView3<'_, u16>,
     spacing_mm: [f64; 3],
@@ -266,10 +323,7 @@ fn connect_with(
     }
     let foreground = Foreground::of(labels, spacing_mm, |value| value == label)?;
     if foreground.is_empty() || label == 0 {
-        let mut present: Vec<u16> = labels.iter().copied().collect();
-        present.sort_unstable();
-        present.dedup();
-        present.retain(|&value| value > 0);
+        let present = present(labels);
         return Err(ConnectError::Absent { label, present });
     }
     let share = foreground.len() as f64 / labels.len() as f64;
@@ -326,10 +380,11 @@ impl Repairing<'_> {
             anchors: self.anchors,
             passable: &self.options.passable,
             added: HashMap::new(),
+            opposed: Vec::new(),
             parents: (0..groups as u32).collect(),
         };
-        self.join_touching(&mut canvas);
         let mut chains = Chains::new(pieces.len(), self.anchors);
+        self.join_touching(&mut canvas, &mut chains);
         let mut used = vec![false; self.anatomy.tips.len()];
         let mut repair = Repair {
             pieces: pieces.clone(),
@@ -337,10 +392,16 @@ impl Repairing<'_> {
             skeleton: self.anatomy.graph.clone(),
             ..Repair::default()
         };
-        for candidate in &candidates {
+        // Loops come last: what joins pieces has the first claim on every end.
+        let (loops, joins): (Vec<_>, Vec<_>) =
+            (candidates.iter()).partition(|candidate| candidate.kind == Kind::Loop);
+        for candidate in joins.into_iter().chain(loops) {
             let [a, b] = candidate.ends.map(|end| end.group);
             let tips = candidate.ends.iter().filter_map(|end| end.tip);
-            if tips.clone().any(|tip| used[tip as usize]) || canvas.root(a) == canvas.root(b) {
+            let hang_together = chains.hang_together(a, b);
+            if tips.clone().any(|tip| used[tip as usize])
+                || hang_together != (candidate.kind == Kind::Loop)
+            {
                 continue;
             }
             let mut bridge = self.build(candidate, &candidates, &mut canvas, &chains);
@@ -366,11 +427,16 @@ impl Repairing<'_> {
             .collect();
         voxels.sort_unstable();
         repair.voxels = voxels;
+        let foreground = &self.anatomy.foreground;
+        repair.islands = (0..foreground.len())
+            .filter(|&index| !pieces[self.anatomy.piece_of[index] as usize].is_eligible)
+            .map(|index| foreground.voxel(index))
+            .collect();
         repair
     }
 
     /// Pieces that touch an organ hang together with it already.
-    fn join_touching(&self, canvas: &mut Canvas<'_>) {
+    fn join_touching(&self, canvas: &mut Canvas<'_>, chains: &mut Chains) {
         let Some(anchors) = self.anchors else { return };
         for index in 0..self.anatomy.foreground.len() {
             let [z, y, x] = self.anatomy.foreground.voxel(index).map(|v| v as isize);
@@ -380,6 +446,7 @@ impl Repairing<'_> {
                 .for_each_in(low, [z + 1, y + 1, x + 1], |_, organ| {
                     let organ = self.anatomy.pieces.len() as u32 + anchors.organ_of[organ];
                     canvas.join(self.anatomy.piece_of[index], organ);
+                    chains.touch(self.anatomy.piece_of[index], organ);
                 });
         }
     }
@@ -408,11 +475,13 @@ impl Repairing<'_> {
             angle_deg: candidate.cosines.map(|c| c.map(|c| c.acos().to_degrees())),
             cost_mm: candidate.cost,
             confidence,
-            rivals: rivals.len(),
+            rivals,
             voxels: 0,
             refused: None,
         };
-        if confidence < self.options.min_confidence {
+        if confidence < self.options.min_confidence
+            || candidate.kind == Kind::Loop && confidence < LOOP_CONFIDENCE
+        {
             bridge.refused = Some("below the least confidence");
             return bridge;
         }
@@ -420,6 +489,7 @@ impl Repairing<'_> {
             bridge.refused = Some("would join left and right");
             return bridge;
         }
+        canvas.opposed = chains.opposed_to(from.group);
         let tip = |end: Option<u32>| end.map(|tip| &self.anatomy.tips[tip as usize]);
         let (a, b) = (tip(from.tip), tip(to.tip));
         let across = sub(to.point, from.point);
@@ -464,26 +534,34 @@ impl Repairing<'_> {
     }
 }
 
-/// Other candidates for one of the same ends that cost at most 1.2 times as much: cost over this one's.
-fn rivals(candidate: &Candidate, all: &[Candidate]) -> Vec<f64> {
+/// Other candidates for one of the same ends that cost at most 1.2 times as much.
+fn rivals(candidate: &Candidate, all: &[Candidate]) -> Vec<Rival> {
     let groups = candidate.ends.map(|end| end.group);
     let own: Vec<u32> = candidate.ends.iter().filter_map(|end| end.tip).collect();
     all.iter()
         .filter(|other| {
             let others = other.ends.map(|end| end.group);
-            others != groups
+            // A loop is no other way for a bridge between pieces.
+            (other.kind == Kind::Loop) == (candidate.kind == Kind::Loop)
+                && others != groups
                 && others != [groups[1], groups[0]]
                 && (other.ends.iter()).any(|end| end.tip.is_some_and(|tip| own.contains(&tip)))
                 && other.cost <= 1.2 * candidate.cost
         })
-        .map(|other| other.cost / candidate.cost)
+        .map(|other| Rival {
+            kind: other.kind,
+            groups: other.ends.map(|end| end.group),
+            ends_mm: other.ends.map(|end| end.point),
+            cost_ratio: other.cost / candidate.cost,
+        })
         .collect()
 }
 
 /// `exp(-rank / 25)`: 0.2 at a cost of 40 radii. Falls to half where a rival costs no more, and not at all
 /// where none comes within 1.2 times.
-fn confidence(rank: f64, rivals: &[f64]) -> f64 {
+fn confidence(rank: f64, rivals: &[Rival]) -> f64 {
     let alone = (-rank / 25.0).exp();
-    let closest = rivals.iter().copied().fold(1.2, f64::min).max(1.0);
+    let ratios = rivals.iter().map(|rival| rival.cost_ratio);
+    let closest = ratios.fold(1.2, f64::min).max(1.0);
     alone * (0.5 + 0.5 * (closest - 1.0) / 0.2)
 }

@@ -3,7 +3,9 @@
 use super::pieces::least;
 use crate::geometry::distance::distance_to;
 use crate::topology::foreground::STEPS;
-use crate::topology::vector::{Vector, add, between, distance, norm, polyline_length, scale};
+use crate::topology::vector::{
+    Vector, add, between, distance, norm, polyline_length, scale, smoothed,
+};
 use ndarray::{Array3, Zip};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -186,29 +188,6 @@ fn cheapest(
     }
     way.reverse();
     Some(way)
-}
-
-/// A Gaussian of one step along the line, ends kept.
-fn smoothed(points: &[Vector]) -> Vec<Vector> {
-    const WEIGHTS: [f64; 5] = [
-        0.054_488_7,
-        0.244_201_3,
-        0.402_619_9,
-        0.244_201_3,
-        0.054_488_7,
-    ];
-    let last = points.len().saturating_sub(1);
-    (0..points.len())
-        .map(|at| {
-            if at == 0 || at == last {
-                return points[at];
-            }
-            (0..5).fold([0.0; 3], |sum, k| {
-                let other = (at + k).saturating_sub(2).min(last);
-                add(sum, scale(points[other], WEIGHTS[k]))
-            })
-        })
-        .collect()
 }
 
 #[cfg(test)]

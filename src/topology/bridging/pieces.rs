@@ -2,7 +2,6 @@
 
 use crate::topology::foreground::Foreground;
 use crate::topology::graph::SkeletonGraph;
-use crate::topology::thinning::thin;
 use crate::topology::vector::{
     Vector, add, cosine, distance, dot, principal_axes, quantile, scale, sub,
 };
@@ -99,16 +98,9 @@ impl Anatomy {
     pub fn new(foreground: Foreground, rule: Eligibility, volume_shape: [usize; 3]) -> Self {
         let depth = foreground.depth_mm();
         let (piece_of, count) = foreground.components();
-        let skeleton = thin(&foreground, &depth);
-        let fine = least(foreground.spacing_mm());
-        let graph = SkeletonGraph::new(&foreground, &depth, &skeleton).without_spurs(
-            &foreground,
-            &depth,
-            1.3,
-            fine,
-        );
+        let graph = SkeletonGraph::of(&foreground, &depth);
         let pieces = pieces(&foreground, &piece_of, count, &depth, rule);
-        let owner = owners(&foreground, &graph);
+        let owner = graph.owners(&foreground);
         let radius_at = smooth_radii(&graph);
         let mut anatomy = Self {
             foreground,
@@ -269,27 +261,6 @@ fn pieces(
             }
         })
         .collect()
-}
-
-/// Nearest point of the graph for every voxel, by steps through the structure.
-fn owners(foreground: &Foreground, graph: &SkeletonGraph) -> Vec<u32> {
-    let mut owner = vec![u32::MAX; foreground.len()];
-    let mut open: Vec<u32> = Vec::with_capacity(foreground.len());
-    for (number, point) in graph.points.iter().enumerate() {
-        owner[point.index as usize] = number as u32;
-        open.push(point.index);
-    }
-    let mut next = 0;
-    while let Some(&index) = open.get(next) {
-        next += 1;
-        for neighbor in foreground.neighbors(index as usize) {
-            if owner[neighbor] == u32::MAX {
-                owner[neighbor] = owner[index as usize];
-                open.push(neighbor as u32);
-            }
-        }
-    }
-    owner
 }
 
 /// Median radius over the five nearest points of each branch.

@@ -95,7 +95,7 @@ impl Organ {
 /// A missing bladder or kidney is no error: pieces are joined with each other and with what is there.
 ///
 /// # Errors
-/// As [`connect`](super::connect).
+/// As [`connect`](super::connect), and [`ConnectError::NoOrgans`] without any kidney and bladder.
 pub fn connect_ureters(
     labels: ArrayView3<'_, u16>,
     grid: &Grid,
@@ -109,6 +109,13 @@ pub fn connect_ureters(
     let foreground = Foreground::of(labels, spacing, |value| {
         value != 0 && value != names.ureter && is_organ(value)
     })?;
+    if foreground.is_empty() {
+        return Err(ConnectError::NoOrgans {
+            bladder: names.bladder,
+            kidneys: names.kidneys.clone(),
+            present: super::present(labels),
+        });
+    }
     let (organ_of, organs) = organs(labels, grid, names, &foreground);
     let mut notes = Vec::new();
     let midline_mm = midline(&organs, grid, &mut notes);
