@@ -18,6 +18,7 @@
 //! | [`nn`] | network layers, kernels, executor, weight files | `volume` |
 //! | [`nnunet`] | nnU-Net models: plans, preprocessing, sliding window, export | `nn`, `topology`, `metrics`, `geometry`, `volume` |
 //! | [`evaluate`] | scores of a set of predictions, statistics, checks, result documents | `metrics`, `topology`, `geometry`, `volume` |
+//! | [`report`] | workbooks and pages of results, pictures of slices | `evaluate`, `metrics`, `geometry`, `volume` |
 //! | [`phantom`] | synthetic abdominal cases | `geometry`, `volume` |
 //! | [`provenance`] | run reports | `io` |
 //!
@@ -36,6 +37,7 @@ pub mod phantom;
 pub mod progress;
 pub mod provenance;
 pub mod template;
+pub mod report;
 pub mod tissue;
 pub mod topology;
 pub mod volume;

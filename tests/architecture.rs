@@ -24,6 +24,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("evaluate", &["metrics", "topology", "geometry", "volume"]),
+    ("report", &["evaluate", "metrics", "geometry", "volume"]),
     ("phantom", &["geometry", "volume"]),
     ("provenance", &["io"]),
 ];

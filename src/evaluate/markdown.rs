@@ -15,7 +15,7 @@ const COLUMNS: [(&str, &str); 6] = [
 ];
 
 /// Characters that would end a cell or start markup.
-pub(super) fn cell(text: &str) -> String {
+pub(crate) fn cell(text: &str) -> String {
     text.replace('\\', "\\\\")
         .replace('|', "\\|")
         .replace(['\n', '\r'], " ")

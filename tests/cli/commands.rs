@@ -208,6 +208,9 @@ fn demo_says_what_it_wrote_and_does_not_replace_it() {
             "label.nii.gz",
             "pred.nii.gz",
             "repaired.nii.gz",
+            "report.html",
+            "report.xlsx",
+            "results.json",
             "sample.nii.gz",
             "segmentation.nii.gz",
             "statistics.json"

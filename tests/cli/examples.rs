@@ -14,6 +14,8 @@ const COMMANDS: [&str; 15] = [
     "sample",
     "skeleton",
     "evaluate",
+    "report",
+    "preview",
     "info",
     "compare",
     "labels",
@@ -89,6 +91,15 @@ fn every_example_in_the_help_runs() {
                 std::fs::copy(
                     here.path().join("case/pred.nii.gz"),
                     here.path().join("organs.nii.gz"),
+                )
+                .unwrap();
+            }
+            if example.contains("medseg report") {
+                let scored = "evaluate -p predictions -r references -o results.json";
+                succeed(here.path(), scored);
+                std::fs::copy(
+                    here.path().join("results.json"),
+                    here.path().join("more.json"),
                 )
                 .unwrap();
             }

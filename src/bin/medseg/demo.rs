@@ -1,9 +1,10 @@
 //! `medseg demo`: the whole chain on a synthetic case.
 //!
-//! Phantom, segmentation by the embedded model, statistics, comparison with the truth, repair of a damaged prediction. It is the README's first command, so it
-//! prints what it wrote and what the figures mean.
+//! Phantom, segmentation by the embedded model, statistics, comparison with the truth, repair of a damaged prediction,
+//! a workbook and a page. It is the README's first command, so it prints what it wrote and what the figures mean.
 
 mod repair;
+mod scores;
 
 use crate::context::{Context, print_text};
 use crate::model;
@@ -61,13 +62,15 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
     let sample_path = case.path("sample.nii.gz");
     let repaired_path = case.path("repaired.nii.gz");
     atomic::create_folder(&args.output)?;
-    for path in [
+    let reports = scores::FILES.map(|name| case.path(name));
+    let written = [
         &labels_path,
         &statistics_path,
         &fat_path,
         &sample_path,
         &repaired_path,
-    ] {
+    ];
+    for path in written.into_iter().chain(&reports) {
         atomic::check_output(path, overwrite)?;
     }
     let options = Options {
@@ -110,6 +113,7 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
     let extensions = labels::with_table(&[], &repaired.table);
     nifti::save_label_map(&repaired_path, &repaired, &geometry, extensions, overwrite)?;
     print_text(&repair::table(&truth, &damaged, &repaired, &faults)?)?;
+    scores::write(&args.output, overwrite, image, found, truth, cx)?;
     cx.say(&format!(
         "\nDone in {:.1} s on {} threads. {} now holds:\n\
          \x20 ct.nii.gz            the synthetic CT\n\
@@ -121,6 +125,8 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
          \x20 statistics.json      volume, mean HU and position of every label found\n\
          \x20 pred.nii.gz          the truth with interrupted vessels and ureters, islands and holes\n\
          \x20 repaired.nii.gz      the same after vessel-connect and ureter-connect\n\
+         \x20 results.json         scores against the truth\n\
+         \x20 report.xlsx, .html   the same as a workbook and a page\n\
          The embedded model knows such phantoms only; segment your own images with --model.",
         started.elapsed().as_secs_f64(),
         cx.threads,

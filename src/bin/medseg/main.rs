@@ -17,6 +17,8 @@ mod model;
 mod outcome;
 mod phantom;
 mod sample;
+mod preview;
+mod report;
 mod signals;
 mod skeleton;
 mod smooth;
@@ -54,6 +56,8 @@ enum Command {
     Sample(sample::Args),
     Skeleton(skeleton::Args),
     Evaluate(Box<evaluate::Args>),
+    Report(Box<report::Args>),
+    Preview(preview::Args),
     Info(info::Args),
     Compare(compare::Args),
     Labels(labels::Args),
@@ -78,6 +82,8 @@ fn dispatch(command: &Command, context: &Context) -> anyhow::Result<Outcome> {
         Command::Infer(args) => infer::run(args, context),
         Command::Skeleton(args) => skeleton::run(args, context),
         Command::Evaluate(args) => evaluate::run(args, context),
+        Command::Preview(args) => preview::run(args, context),
+        Command::Report(args) => report::run(args, context),
         Command::Info(args) => info::run(args, context),
         Command::Compare(args) => compare::run(args, context),
         Command::Labels(args) => labels::run(args, context),
