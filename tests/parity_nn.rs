@@ -2,13 +2,22 @@
 
 use std::path::Path;
 
-use medseg::nn::arch::{EncoderKind, Stage, UnetSpec};
+use medseg::nn::arch::{EncoderKind, ResidualEncoder, Stage, UnetSpec};
 use medseg::nn::weights::{Tensor, Weights};
 use medseg::nn::{Compute, Error, Isa, Network, Precision};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-const FIXTURES: [&str; 6] = ["iso", "aniso", "flat", "wide", "bare", "blocks"];
+const FIXTURES: [&str; 8] = [
+    "iso",
+    "aniso",
+    "flat",
+    "wide",
+    "bare",
+    "blocks",
+    "residual",
+    "bottleneck",
+];
 
 struct Fixture {
     spec: UnetSpec,
@@ -26,6 +35,17 @@ fn triple(value: &Value) -> [usize; 3] {
     std::array::from_fn(|axis| number(&value[axis]))
 }
 
+fn encoder(json: &Value) -> EncoderKind {
+    if json.is_null() {
+        return EncoderKind::Plain;
+    }
+    let numbers = |list: &Vec<Value>| list.iter().map(number).collect();
+    EncoderKind::Residual(ResidualEncoder {
+        stem_features: number(&json["stem_features"]),
+        bottleneck: json["bottleneck"].as_array().map(numbers),
+    })
+}
+
 fn load(name: &str) -> Fixture {
     let path =
         Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("testdata/nn_{name}.safetensors"));
@@ -40,7 +60,7 @@ fn load(name: &str) -> Fixture {
         decoder_convs: number(&stage["decoder_convs"]),
     };
     let spec = UnetSpec {
-        encoder: EncoderKind::Plain,
+        encoder: encoder(&json["residual"]),
         spatial_dims: number(&json["spatial_dims"]),
         in_channels: number(&json["in_channels"]),
         out_channels: number(&json["out_channels"]),
@@ -165,7 +185,7 @@ fn mirroring_equals_mirrored_copies_exactly_and_accumulates() {
 
 #[test]
 fn results_do_not_depend_on_the_number_of_threads() {
-    for name in ["iso", "flat", "blocks", "wide"] {
+    for name in ["iso", "flat", "blocks", "wide", "residual"] {
         let case = load(name);
         let isas = Isa::available();
         for (isa, precision) in isas.flat_map(|isa| Precision::ALL.map(|p| (isa, p))) {

@@ -3,11 +3,26 @@
 //! A 2-D network is described as a 3-D one of depth 1: kernels and strides get a leading 1.
 
 /// How an encoder stage is built.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EncoderKind {
     /// Stacked convolution + instance norm + LeakyReLU blocks
     /// (`PlainConvUNet` of dynamic_network_architectures 0.4.4).
     Plain,
+    /// A stem, then residual blocks (`ResidualEncoderUNet` of dynamic_network_architectures 0.4.4).
+    Residual(ResidualEncoder),
+}
+
+/// The residual blocks of an encoder, after ResNet-D (He et al., Bag of Tricks for Image Classification, CVPR
+/// 2019, section 4.2): the sum of the normalised last convolution and of the block's input, through LeakyReLU.
+/// Where a block strides, its input is averaged over the stride; where it changes the number of channels, it
+/// goes through a 1x1x1 convolution without bias and an instance norm. [`Stage::encoder_convs`] counts blocks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResidualEncoder {
+    /// Output channels of the stem, one convolution block with the first stage's kernel and no stride.
+    pub stem_features: usize,
+    /// `None` for blocks of two convolutions (`BasicBlockD`); else, per stage, the channels between the 1x1x1
+    /// convolutions around the one with the stage's kernel and stride (`BottleneckD`).
+    pub bottleneck: Option<Vec<usize>>,
 }
 
 /// One resolution level of the encoder.
@@ -19,7 +34,7 @@ pub struct Stage {
     pub kernel: [usize; 3],
     /// Stride `[z, y, x]` of the stage's first convolution.
     pub stride: [usize; 3],
-    /// Number of convolution blocks in the encoder stage.
+    /// Number of convolution blocks, or of residual blocks, in the encoder stage.
     pub encoder_convs: usize,
     /// Number of convolution blocks in the decoder stage of the same resolution;
     /// 0 for the lowest resolution, which has none.

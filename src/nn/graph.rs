@@ -1,5 +1,7 @@
 //! The operations of a U-Net in the order they run, with their weights checked and packed.
 
+mod residual;
+
 use super::arch::{EncoderKind, UnetSpec};
 use super::pack::{Feed, Packed, Shape};
 use super::partition::plan_op;
@@ -83,6 +85,22 @@ pub(crate) struct Op {
     pub cell: Option<Cell>,
     /// Epilogue.
     pub finish: Finish,
+    /// Averaging done before it.
+    pub before: Option<Pool>,
+    /// Value added to its normalised output once that is complete; the sum, through LeakyReLU, takes the output's
+    /// place.
+    pub after: Option<usize>,
+}
+
+/// The average of a value over boxes of `factor` voxels.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pool {
+    /// Value read.
+    pub from: usize,
+    /// Value written.
+    pub to: usize,
+    /// Box `[z, y, x]`.
+    pub factor: [usize; 3],
 }
 
 impl Op {
@@ -92,6 +110,18 @@ impl Op {
             Finish::Normalised { value, .. } | Finish::Upsampled { value, .. } => Some(*value),
             Finish::Logits { .. } => None,
         }
+    }
+
+    /// Whether it, or what is done before it, writes `value`.
+    pub fn writes(&self, value: usize) -> bool {
+        self.output() == Some(value) || self.before.is_some_and(|pool| pool.to == value)
+    }
+
+    /// Whether it, or what is done before or after it, reads `value`.
+    pub fn reads(&self, value: usize) -> bool {
+        self.feeds.iter().any(|feed| feed.value == Some(value))
+            || self.before.is_some_and(|pool| pool.from == value)
+            || self.after == Some(value)
     }
 }
 
@@ -133,29 +163,20 @@ pub(crate) fn build(
         graph: Graph {
             values: Vec::new(),
             ops: Vec::new(),
-            halves: compute.precision.keeps_halves(),
+            // Averages and sums of residual blocks are made in 32 bits only.
+            halves: compute.precision.keeps_halves() && spec.encoder == EncoderKind::Plain,
         },
     };
-    let mut current = vec![Feed {
+    let image = Feed {
         value: None,
         channels: spec.in_channels,
-    }];
-    let mut skips = Vec::new();
-    for (level, stage) in spec.stages.iter().enumerate() {
-        for index in 0..stage.encoder_convs {
-            let first = index == 0;
-            let prefix = format!("encoder.stages.{level}.0.convs.{index}");
-            let from = if first {
-                level.saturating_sub(1)
-            } else {
-                level
-            };
-            let stride = if first { stage.stride } else { [1; 3] };
-            current = builder.conv(&prefix, current, stride, [from, level])?;
-        }
-        skips.push(current[0]);
-    }
+    };
+    let skips = match &spec.encoder {
+        EncoderKind::Plain => builder.plain_encoder(image)?,
+        EncoderKind::Residual(encoder) => builder.residual_encoder(encoder, image)?,
+    };
     let lowest = spec.stages.len() - 1;
+    let mut current = vec![skips[lowest]];
     for (index, level) in (0..lowest).rev().enumerate() {
         let up = builder.upsample(
             &format!("decoder.transpconvs.{index}"),
@@ -175,7 +196,6 @@ pub(crate) fn build(
 /// What the engine cannot run.
 pub(crate) fn check(spec: &UnetSpec) -> Result<(), Error> {
     let refuse = |message: String| Err(Error::Unsupported(message));
-    let EncoderKind::Plain = spec.encoder;
     if spec.stages.len() < 2 {
         return refuse("a U-Net needs at least 2 stages".into());
     }
@@ -212,7 +232,25 @@ pub(crate) fn check(spec: &UnetSpec) -> Result<(), Error> {
             return refuse(format!("stage {level} has no features or no convolutions"));
         }
     }
+    if let EncoderKind::Residual(encoder) = &spec.encoder {
+        let narrow = encoder.bottleneck.as_ref();
+        let bad = |list: &Vec<usize>| list.len() != spec.stages.len() || list.contains(&0);
+        if encoder.stem_features == 0 || narrow.is_some_and(bad) {
+            return refuse("a residual block has no features".into());
+        }
+    }
     Ok(())
+}
+
+/// A convolution with instance norm.
+struct Conv {
+    kernel: [usize; 3],
+    stride: [usize; 3],
+    channels: usize,
+    /// Whether the file has a bias.
+    bias: bool,
+    /// Slope its readers apply to negative values.
+    slope: f32,
 }
 
 struct Builder<'a> {
@@ -295,7 +333,28 @@ impl Builder<'_> {
         }
     }
 
-    /// Convolution and instance norm; `levels` are those of input and output.
+    /// The stages of a `PlainConvUNet`; the last value of each.
+    fn plain_encoder(&mut self, image: Feed) -> Result<Vec<Feed>, Error> {
+        let mut current = vec![image];
+        let mut skips = Vec::new();
+        for (level, stage) in self.spec.stages.iter().enumerate() {
+            for index in 0..stage.encoder_convs {
+                let first = index == 0;
+                let prefix = format!("encoder.stages.{level}.0.convs.{index}");
+                let from = if first {
+                    level.saturating_sub(1)
+                } else {
+                    level
+                };
+                let stride = if first { stage.stride } else { [1; 3] };
+                current = self.conv(&prefix, current, stride, [from, level])?;
+            }
+            skips.push(current[0]);
+        }
+        Ok(skips)
+    }
+
+    /// The stage's convolution with instance norm and LeakyReLU; `levels` are those of input and output.
     fn conv(
         &mut self,
         prefix: &str,
@@ -304,17 +363,36 @@ impl Builder<'_> {
         levels: [usize; 2],
     ) -> Result<Vec<Feed>, Error> {
         let stage = &self.spec.stages[levels[1]];
-        let (kernel, channels_out) = (stage.kernel, stage.features);
+        let conv = Conv {
+            kernel: stage.kernel,
+            stride,
+            channels: stage.features,
+            bias: self.spec.conv_bias,
+            slope: self.spec.negative_slope,
+        };
+        Ok(vec![self.normalised(prefix, feeds, &conv, levels)?])
+    }
+
+    /// Convolution and instance norm; `levels` are those of input and output.
+    fn normalised(
+        &mut self,
+        prefix: &str,
+        feeds: Vec<Feed>,
+        conv: &Conv,
+        levels: [usize; 2],
+    ) -> Result<Feed, Error> {
+        let &Conv {
+            kernel,
+            stride,
+            channels: channels_out,
+            bias,
+            slope,
+        } = conv;
         let channels_in: usize = feeds.iter().map(|feed| feed.channels).sum();
         let shape = self.weight_shape([channels_out, channels_in], kernel);
         let weight = self.tensor(format!("{prefix}.conv.weight"), &shape)?;
         // The bias is only checked: instance norm subtracts it again, exactly.
-        self.vector(
-            self.spec.conv_bias,
-            format!("{prefix}.conv.bias"),
-            channels_out,
-            0.0,
-        )?;
+        self.vector(bias, format!("{prefix}.conv.bias"), channels_out, 0.0)?;
         let affine = self.spec.norm_affine;
         let gamma = self.vector(affine, format!("{prefix}.norm.weight"), channels_out, 1.0)?;
         let beta = self.vector(affine, format!("{prefix}.norm.bias"), channels_out, 0.0)?;
@@ -346,6 +424,8 @@ impl Builder<'_> {
                 gamma,
                 beta,
             },
+            before: None,
+            after: None,
         };
         let grid = self.grids[levels[0]];
         let mut cost = plan_op(&op, grid).cost;
@@ -369,8 +449,7 @@ impl Builder<'_> {
             })?,
         }
         self.graph.ops.push(op);
-        let output = self.value(channels_out, levels[1], self.spec.negative_slope);
-        Ok(vec![output])
+        Ok(self.value(channels_out, levels[1], slope))
     }
 
     /// Transposed convolution whose kernel is its stride, from the lower of `levels` to the higher.
@@ -426,6 +505,8 @@ impl Builder<'_> {
                 bias,
                 factor,
             },
+            before: None,
+            after: None,
         });
         Ok(output)
     }
@@ -463,6 +544,8 @@ impl Builder<'_> {
             packed,
             cell: None,
             finish: Finish::Logits { bias },
+            before: None,
+            after: None,
         });
         Ok(())
     }

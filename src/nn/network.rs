@@ -3,6 +3,7 @@
 use super::arch::UnetSpec;
 use super::arena::{Floats, Stored, all_finite, halves, halves_mut};
 use super::graph::{Finish, Graph, build, check};
+use super::ops::pointwise::{self, Source};
 use super::ops::{self, Input, ScratchPool, TakeLogits, Target};
 use super::plan::{Plan, level_grids};
 use super::weights::Weights;
@@ -283,10 +284,12 @@ impl Executor<'_> {
             network.in_channels() * voxels,
         )?;
         for index in 0..network.graph.ops.len() {
+            self.average(index);
             self.step(index, input, output)?;
             if !self.normalise(index) {
                 return Err(self.blame(index, input));
             }
+            self.add(index);
             watch(index);
         }
         match output {
@@ -339,9 +342,7 @@ impl Executor<'_> {
             read.into_iter()
                 .zip(read_values())
                 .map(|(data, value)| {
-                    let padded = graph.values[value].padded();
-                    let norm = &norms[plan.norms[value]..plan.norms[value] + 2 * padded];
-                    let (scale, shift) = norm.split_at(padded);
+                    let (scale, shift) = plan.norm(graph, norms, value);
                     Input::Value {
                         data: if graph.halves {
                             Stored::Half(halves(data))
@@ -379,6 +380,50 @@ impl Executor<'_> {
         };
         let isa = self.network.compute.isa;
         ops::run(isa, op, &plan.ops[index], &inputs, target, &self.scratch)
+    }
+
+    /// Averages what an operation needs averaged before it.
+    fn average(&mut self, index: usize) {
+        let (graph, plan) = (&self.network.graph, &self.plan);
+        let Some(pool) = graph.ops[index].before else {
+            return;
+        };
+        let grid = plan.grids[graph.values[pool.to].level];
+        let (from, to) = (plan.region(graph, pool.from), plan.region(graph, pool.to));
+        let (read, written) = self.arena.split(&[from], to);
+        let norms = self.norms.as_mut_slice();
+        let (scale, shift) = plan.norm(graph, norms, pool.from);
+        let source = Source {
+            data: read[0],
+            value: &graph.values[pool.from],
+            scale,
+            shift,
+        };
+        pointwise::average(written, grid, &source, pool.factor);
+        plan.unscale(graph, norms, pool.to);
+    }
+
+    /// Adds what an operation's normalised result is to be added to.
+    fn add(&mut self, index: usize) {
+        let (graph, plan) = (&self.network.graph, &self.plan);
+        let op = &graph.ops[index];
+        let (Some(added), Some(sum)) = (op.after, op.output()) else {
+            return;
+        };
+        let (from, to) = (plan.region(graph, added), plan.region(graph, sum));
+        let (read, written) = self.arena.split(&[from], to);
+        let norms = self.norms.as_mut_slice();
+        let (scale, shift) = plan.norm(graph, norms, added);
+        let source = Source {
+            data: read[0],
+            value: &graph.values[added],
+            scale,
+            shift,
+        };
+        let (scale, shift) = plan.norm(graph, norms, sum);
+        let slope = self.network.spec.negative_slope;
+        pointwise::add(written, scale, shift, &source, slope);
+        plan.unscale(graph, norms, sum);
     }
 
     /// Turns the sums of an operation into the scale and shift its readers apply; whether they are finite.

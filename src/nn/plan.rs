@@ -89,6 +89,26 @@ impl Plan {
         self.offsets[value]..self.offsets[value] + floats.expect("planned without overflow")
     }
 
+    /// Scale and shift that readers of `value` apply.
+    pub(crate) fn norm<'n>(
+        &self,
+        graph: &Graph,
+        norms: &'n [f32],
+        value: usize,
+    ) -> (&'n [f32], &'n [f32]) {
+        let padded = graph.values[value].padded();
+        let start = self.norms[value];
+        norms[start..start + 2 * padded].split_at(padded)
+    }
+
+    /// Marks `value` as one that is read as it is.
+    pub(crate) fn unscale(&self, graph: &Graph, norms: &mut [f32], value: usize) {
+        let padded = graph.values[value].padded();
+        let start = self.norms[value];
+        norms[start..start + padded].fill(1.0);
+        norms[start + padded..start + 2 * padded].fill(0.0);
+    }
+
     /// Plans `graph` for `patch`, which is a multiple of all strides.
     pub(crate) fn new(
         graph: &Graph,
@@ -107,11 +127,8 @@ impl Plan {
         };
         let mut lifetimes = Vec::with_capacity(graph.values.len());
         for (index, value) in graph.values.iter().enumerate() {
-            let written = graph.ops.iter().position(|op| op.output() == Some(index));
-            let read = graph
-                .ops
-                .iter()
-                .rposition(|op| op.feeds.iter().any(|feed| feed.value == Some(index)));
+            let written = graph.ops.iter().position(|op| op.writes(index));
+            let read = graph.ops.iter().rposition(|op| op.reads(index));
             let written = written.expect("every value has a writer");
             let len = voxels(value.level)
                 .and_then(|count| graph.floats(index, count))

@@ -12,7 +12,7 @@
 
 use super::model::Error;
 use super::model::json::Field;
-use crate::nn::arch::{EncoderKind, Stage, UnetSpec};
+use crate::nn::arch::{EncoderKind, ResidualEncoder, Stage, UnetSpec};
 
 /// Most resolution levels; nnU-Net plans 4 to 9.
 const MAX_STAGES: usize = 16;
@@ -25,7 +25,7 @@ const MAX_KERNEL: usize = 31;
 /// Largest stride.
 const MAX_STRIDE: usize = 16;
 /// Networks medseg can run, for messages.
-const SUPPORTED: &str = "PlainConvUNet";
+const SUPPORTED: &str = "PlainConvUNet and ResidualEncoderUNet";
 
 /// Reads the network of `configuration`; input and output channels, which depend on the dataset, are 0.
 pub(super) fn parse(configuration: &Field<'_>, dims: usize) -> Result<UnetSpec, Error> {
@@ -35,12 +35,51 @@ pub(super) fn parse(configuration: &Field<'_>, dims: usize) -> Result<UnetSpec, 
     }
 }
 
+/// The network classes medseg runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Class {
+    Plain,
+    Residual,
+}
+
 /// The class a plans file names; only the part after the last dot counts.
-fn encoder_kind(class: &Field<'_>) -> Result<EncoderKind, Error> {
+fn class_of(class: &Field<'_>) -> Result<Class, Error> {
     match class.text()?.rsplit('.').next() {
-        Some("PlainConvUNet") => Ok(EncoderKind::Plain),
+        Some("PlainConvUNet") => Ok(Class::Plain),
+        Some("ResidualEncoderUNet") => Ok(Class::Residual),
         _ => Err(class.unsupported(SUPPORTED)),
     }
+}
+
+/// The residual blocks that `arguments` describe; `features` are those of the stages.
+fn residual_encoder(
+    arguments: &Field<'_>,
+    stages: &Stages<'_>,
+    features: &[usize],
+) -> Result<ResidualEncoder, Error> {
+    let stem_features = match arguments.get("stem_channels").present() {
+        Some(field) => field.whole(1, MAX_FEATURES)?,
+        None => features.first().copied().unwrap_or(0),
+    };
+    let block = arguments.get("block");
+    let bottleneck = match block.clone().present() {
+        None => false,
+        Some(class) => match class.text()?.rsplit('.').next() {
+            Some("BasicBlockD") => false,
+            Some("BottleneckD") => true,
+            _ => return Err(class.unsupported("BasicBlockD and BottleneckD")),
+        },
+    };
+    let bottleneck = if bottleneck {
+        let channels = arguments.get("bottleneck_channels");
+        Some(stages.scalars(&channels, MAX_FEATURES, stages.count)?)
+    } else {
+        None
+    };
+    Ok(ResidualEncoder {
+        stem_features,
+        bottleneck,
+    })
 }
 
 fn parse_new(
@@ -48,7 +87,7 @@ fn parse_new(
     architecture: &Field<'_>,
     dims: usize,
 ) -> Result<UnetSpec, Error> {
-    let encoder = encoder_kind(&architecture.get("network_class_name"))?;
+    let class = class_of(&architecture.get("network_class_name"))?;
     let arguments = architecture.get("arch_kwargs");
     arguments.object()?;
     let conv = arguments.get("conv_op");
@@ -77,6 +116,12 @@ fn parse_new(
                 .unsupported("networks with instance norm and LeakyReLU"));
         }
     }
+    let first = arguments.get("nonlin_first");
+    if let Some(field) = first.present()
+        && field.boolean()?
+    {
+        return Err(field.unsupported("networks whose LeakyReLU follows the norm"));
+    }
     let conv_bias = match arguments.get("conv_bias").present() {
         Some(field) => field.boolean()?,
         None => true,
@@ -103,8 +148,8 @@ fn parse_new(
         None => 0.01,
     };
     let n = arguments.get("n_stages");
-    let spec = UnetSpec {
-        encoder,
+    let mut spec = UnetSpec {
+        encoder: EncoderKind::Plain,
         spatial_dims: dims,
         in_channels: 0,
         out_channels: 0,
@@ -119,7 +164,10 @@ fn parse_new(
         dims,
         kernels: arguments.get("kernel_sizes"),
         strides: arguments.get("strides"),
-        encoder_convs: arguments.get("n_conv_per_stage"),
+        encoder_convs: arguments.get(match class {
+            Class::Plain => "n_conv_per_stage",
+            Class::Residual => "n_blocks_per_stage",
+        }),
         decoder_convs: arguments.get("n_conv_per_stage_decoder"),
     };
     let features = stages.scalars(
@@ -127,6 +175,9 @@ fn parse_new(
         MAX_FEATURES,
         stages.count,
     )?;
+    if class == Class::Residual {
+        spec.encoder = EncoderKind::Residual(residual_encoder(&arguments, &stages, &features)?);
+    }
     stages.fill(spec, &features)
 }
 
@@ -137,8 +188,9 @@ fn parse_old(configuration: &Field<'_>, dims: usize) -> Result<UnetSpec, Error> 
             .get("architecture")
             .wrong("the description of a network"));
     }
-    let spec = UnetSpec {
-        encoder: encoder_kind(&class)?,
+    let class = class_of(&class)?;
+    let mut spec = UnetSpec {
+        encoder: EncoderKind::Plain,
         spatial_dims: dims,
         in_channels: 0,
         out_channels: 0,
@@ -168,6 +220,12 @@ fn parse_old(configuration: &Field<'_>, dims: usize) -> Result<UnetSpec, Error> 
         .get("unet_max_num_features")
         .whole(1, MAX_FEATURES)?;
     let features: Vec<usize> = (0..count).map(|i| (base << i).min(most)).collect();
+    if class == Class::Residual {
+        spec.encoder = EncoderKind::Residual(ResidualEncoder {
+            stem_features: base.min(most),
+            bottleneck: None,
+        });
+    }
     stages.fill(spec, &features)
 }
 

@@ -167,8 +167,9 @@ fn describe_network(spec: &UnetSpec) -> NetworkDescription {
     let axes = |sizes: [usize; 3]| sizes.into_iter().skip(unused).collect();
     let stages = spec.stages.iter();
     NetworkDescription {
-        class: match spec.encoder {
+        class: match &spec.encoder {
             EncoderKind::Plain => "PlainConvUNet",
+            EncoderKind::Residual(_) => "ResidualEncoderUNet",
         },
         features: stages.clone().map(|stage| stage.features).collect(),
         strides: stages.clone().map(|stage| axes(stage.stride)).collect(),

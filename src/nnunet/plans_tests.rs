@@ -1,4 +1,5 @@
 use super::*;
+use crate::nn::arch::{EncoderKind, ResidualEncoder};
 use serde_json::json;
 
 /// Plans with one configuration in the spelling of nnU-Net 2.4 and later.
@@ -201,8 +202,8 @@ fn values_that_make_no_sense_name_their_key() {
         ),
         (
             "architecture/network_class_name",
-            json!("x.ResidualEncoderUNet"),
-            "medseg knows PlainConvUNet",
+            json!("x.ResidualUNet"),
+            "medseg knows PlainConvUNet and ResidualEncoderUNet",
         ),
         (
             "architecture/arch_kwargs/norm_op",
@@ -303,4 +304,45 @@ fn resampling_has_defaults_and_takes_arguments() {
         force_separate_z: Some(true),
     };
     assert_eq!(found.resampling_probabilities, expected);
+}
+
+#[test]
+fn residual_encoders_of_both_spellings() {
+    let parse = |arguments: &[(&str, Value)]| {
+        let mut plans = plans();
+        let architecture = &mut plans["configurations"]["3d_fullres"]["architecture"];
+        architecture["network_class_name"] = json!("x.y.ResidualEncoderUNet");
+        let kwargs = architecture["arch_kwargs"].as_object_mut().unwrap();
+        let blocks = kwargs.remove("n_conv_per_stage").unwrap();
+        kwargs.insert("n_blocks_per_stage".to_owned(), blocks);
+        for (key, value) in arguments {
+            kwargs.insert((*key).to_owned(), value.clone());
+        }
+        configuration(&plans, "3d_fullres")
+    };
+    let encoder = |configuration: Configuration| match configuration.network().encoder.clone() {
+        EncoderKind::Residual(encoder) => encoder,
+        EncoderKind::Plain => panic!("a residual encoder"),
+    };
+    let basic = parse(&[]).unwrap();
+    let first = basic.network().stages[0].features;
+    assert_eq!(
+        encoder(basic),
+        ResidualEncoder {
+            stem_features: first,
+            bottleneck: None
+        }
+    );
+    let narrow = [
+        ("block", json!("x.BottleneckD")),
+        ("bottleneck_channels", json!(2)),
+        ("stem_channels", json!(3)),
+    ];
+    let found = encoder(parse(&narrow).unwrap());
+    assert_eq!(found.stem_features, 3);
+    assert!(found.bottleneck.unwrap().iter().all(|&n| n == 2));
+    let message = parse(&[("block", json!("x.Other"))])
+        .unwrap_err()
+        .to_string();
+    assert!(message.contains("BasicBlockD and BottleneckD"), "{message}");
 }

@@ -1,6 +1,7 @@
 //! Running one operation: tasks over boxes, staging, kernel, epilogue.
 
 mod finish;
+pub(crate) mod pointwise;
 mod stage;
 #[cfg(test)]
 mod tests;

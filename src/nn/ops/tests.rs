@@ -156,6 +156,8 @@ fn check_algorithm(case: &Case, isa: Isa, extent: [usize; 2], splits: usize, cel
             gamma: Vec::new(),
             beta: Vec::new(),
         },
+        before: None,
+        after: None,
     };
     // Inputs: raw numbers, scales and shifts, and what readers must see, in f64.
     let values: Vec<Value> = case.inputs.iter().map(|&c| value(c, 0.1)).collect();

@@ -1,7 +1,7 @@
 //! Which tensors a network consists of: names and shapes as dynamic_network_architectures 0.4.4 gives them.
 
 use super::{Error, TensorInfo, element_count};
-use crate::nn::arch::{EncoderKind, UnetSpec};
+use crate::nn::arch::{EncoderKind, ResidualEncoder, UnetSpec};
 use std::collections::BTreeMap;
 
 /// Names and shapes of a network's tensors.
@@ -20,15 +20,9 @@ impl Layout {
             needed: BTreeMap::new(),
             ignored: "decoder.seg_layers.",
         };
-        let mut channels = spec.in_channels;
-        for (s, stage) in spec.stages.iter().enumerate() {
-            for i in 0..stage.encoder_convs {
-                let block = match spec.encoder {
-                    EncoderKind::Plain => format!("encoder.stages.{s}.0.convs.{i}"),
-                };
-                layout.block(spec, &block, stage.features, channels, stage.kernel);
-                channels = stage.features;
-            }
+        match &spec.encoder {
+            EncoderKind::Plain => layout.plain_encoder(spec),
+            EncoderKind::Residual(encoder) => layout.residual_encoder(spec, encoder),
         }
         let upwards = spec.stages.windows(2).rev().enumerate();
         for (j, pair) in upwards {
@@ -67,6 +61,60 @@ impl Layout {
             .fold(0, u64::saturating_add)
     }
 
+    fn plain_encoder(&mut self, spec: &UnetSpec) {
+        let mut channels = spec.in_channels;
+        for (s, stage) in spec.stages.iter().enumerate() {
+            for i in 0..stage.encoder_convs {
+                let block = format!("encoder.stages.{s}.0.convs.{i}");
+                self.block(spec, &block, stage.features, channels, stage.kernel);
+                channels = stage.features;
+            }
+        }
+    }
+
+    fn residual_encoder(&mut self, spec: &UnetSpec, encoder: &ResidualEncoder) {
+        let kernel = spec.stages.first().map_or([1; 3], |stage| stage.kernel);
+        let mut channels = encoder.stem_features;
+        self.block(
+            spec,
+            "encoder.stem.convs.0",
+            channels,
+            spec.in_channels,
+            kernel,
+        );
+        let bottleneck = |s: usize| encoder.bottleneck.as_ref()?.get(s).copied();
+        for (s, stage) in spec.stages.iter().enumerate() {
+            let features = stage.features;
+            for b in 0..stage.encoder_convs {
+                let name = format!("encoder.stages.{s}.blocks.{b}");
+                let convs: &[(usize, usize, [usize; 3])] = match bottleneck(s) {
+                    None => &[
+                        (features, channels, stage.kernel),
+                        (features, features, stage.kernel),
+                    ],
+                    Some(narrow) => &[
+                        (narrow, channels, [1; 3]),
+                        (narrow, narrow, stage.kernel),
+                        (features, narrow, [1; 3]),
+                    ],
+                };
+                for (number, &(outputs, inputs, kernel)) in convs.iter().enumerate() {
+                    let conv = format!("{name}.conv{}", number + 1);
+                    self.block(spec, &conv, outputs, inputs, kernel);
+                }
+                if channels != features {
+                    let pooled = b == 0 && stage.stride != [1; 3];
+                    let skip = format!("{name}.skip.{}", usize::from(pooled));
+                    let mut shape = vec![features, channels];
+                    shape.extend(file_axes(spec, [1; 3]));
+                    self.convolution(&format!("{skip}.conv"), shape, features, false);
+                    self.norm(spec, &skip, features);
+                }
+                channels = features;
+            }
+        }
+    }
+
     fn block(
         &mut self,
         spec: &UnetSpec,
@@ -78,6 +126,10 @@ impl Layout {
         let mut shape = vec![outputs, inputs];
         shape.extend(file_axes(spec, kernel));
         self.convolution(&format!("{name}.conv"), shape, outputs, spec.conv_bias);
+        self.norm(spec, name, outputs);
+    }
+
+    fn norm(&mut self, spec: &UnetSpec, name: &str, outputs: usize) {
         if spec.norm_affine {
             for part in ["weight", "bias"] {
                 self.needed
