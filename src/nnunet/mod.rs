@@ -20,6 +20,7 @@ pub mod model;
 pub mod normalize;
 pub mod numpy_sum;
 pub mod plans;
+pub mod plausibility;
 pub mod predict;
 pub mod predict_error;
 pub mod preprocess;

@@ -15,6 +15,7 @@ use super::logit::Logit;
 use super::memory::{MemoryEstimate, Needs};
 use super::model::Model;
 use super::plans::Orientation;
+use super::plausibility::doubt;
 use super::predict_error::PredictError;
 use super::preprocess::{Preprocessed, Preprocessor, Properties, resample_options};
 use super::sliding_window::{LogitsSink, PatchPredictor, SlidingWindow};
@@ -385,6 +386,24 @@ impl Predictor {
     pub fn previous_stage(&self) -> Option<&str> {
         let stage = self.preprocessor.previous_stage.as_ref();
         stage.map(|stage| stage.name.as_str())
+    }
+
+    /// What speaks against the channels being what the model was trained on, one line per doubtful channel
+    /// with its index. Time: one pass over the intensities.
+    pub fn doubts(&self, channels: &[Volume<f32>]) -> Vec<(usize, String)> {
+        let names = self.dataset.channel_names.iter();
+        names
+            .zip(&self.preprocessor.normalization)
+            .zip(channels)
+            .enumerate()
+            .filter_map(|(index, ((name, scheme), image))| {
+                let start = (f32::INFINITY, f32::NEG_INFINITY);
+                let (lowest, highest) = image.data().iter().fold(start, |(low, high), &value| {
+                    (low.min(value), high.max(value))
+                });
+                Some((index, doubt(name, scheme, lowest, highest)?))
+            })
+            .collect()
     }
 
     /// How many times the network runs per tile and fold: 1 without mirroring.

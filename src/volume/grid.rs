@@ -57,6 +57,28 @@ impl Grid {
         self.spacing_mm.iter().product()
     }
 
+    /// Whether the boxes around both grids in the patient, with edges along the world's axes, share a point.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let (own, others) = (self.world_bounds_mm(), other.world_bounds_mm());
+        own.iter()
+            .zip(others)
+            .all(|(a, b)| a[0] <= b[1] && b[0] <= a[1])
+    }
+
+    /// Lowest and highest coordinate of any voxel's centre along each RAS+ axis, in millimetres.
+    fn world_bounds_mm(&self) -> [[f64; 2]; 3] {
+        let [z, y, x] = self.shape.map(|n| n.saturating_sub(1) as f64);
+        let mut bounds = [[f64::INFINITY, f64::NEG_INFINITY]; 3];
+        for corner in 0..8 {
+            let pick = |bit: usize, last: f64| if corner >> bit & 1 == 1 { last } else { 0.0 };
+            let at = self.affine.apply([pick(0, x), pick(1, y), pick(2, z)]);
+            for (range, at) in bounds.iter_mut().zip(at) {
+                *range = [range[0].min(at), range[1].max(at)];
+            }
+        }
+        bounds
+    }
+
     /// Checks that `self` covers the same voxels as `reference`: equal shape, and no corner voxel
     /// further than `tolerance_mm` from its counterpart.
     ///
@@ -113,6 +135,16 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(message.contains("0.5000 mm"), "{message}");
+    }
+
+    #[test]
+    fn boxes_that_share_no_point_do_not_overlap() {
+        let reference = Grid::with_spacing([4, 5, 6], [3.0, 1.0, 1.0]);
+        let mut moved = reference;
+        moved.affine.origin_mm[2] += 8.9;
+        assert!(moved.overlaps(&reference) && reference.overlaps(&moved));
+        moved.affine.origin_mm[2] += 0.2;
+        assert!(!moved.overlaps(&reference) && !reference.overlaps(&moved));
     }
 
     #[test]

@@ -353,3 +353,138 @@ fn the_dry_run_predicts_the_peak_within_a_fifth() {
         "predicted {predicted}, measured {measured}"
     );
 }
+
+/// The test case of a cascade: `image.nii.gz`, `models/` with both stages, `expected.nii.gz`, `previous.nii.gz`.
+fn cascade(here: &Path) {
+    let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/parity/configurations/cascade");
+    let link = |from: &str, to: &str| {
+        std::os::unix::fs::symlink(case.join(from), here.join(to)).unwrap();
+    };
+    link("input/case_0000.nii.gz", "image.nii.gz");
+    link("expected.nii.gz", "expected.nii.gz");
+    link("previous.nii.gz", "previous.nii.gz");
+    std::fs::create_dir(here.join("models")).unwrap();
+    for stage in ["3d_lowres", "3d_cascade_fullres"] {
+        let name = format!("nnUNetTrainer__nnUNetPlans__{stage}");
+        link(&format!("model/{name}"), &format!("models/{name}"));
+    }
+}
+
+#[test]
+fn a_cascade_runs_its_first_stage_or_takes_its_label_map() {
+    let here = folder();
+    cascade(here.path());
+    let infer = "infer -i image.nii.gz --no-mirroring -m models/nnUNetTrainer__nnUNetPlans__3d_cascade_fullres";
+    succeed(
+        here.path(),
+        &format!("{infer} -o own.nii.gz --report r.json"),
+    );
+    succeed(here.path(), "compare own.nii.gz expected.nii.gz");
+    let phases = &report(&here.path().join("r.json"))["cases"][0]["phases"];
+    let phases: Vec<&str> = phases
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|p| p["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(phases[..3], ["read", "first stage", "predict"]);
+
+    succeed(
+        here.path(),
+        &format!("{infer} --previous previous.nii.gz -o file.nii.gz"),
+    );
+    std::fs::create_dir(here.path().join("low")).unwrap();
+    std::fs::copy(
+        here.path().join("previous.nii.gz"),
+        here.path().join("low/image.nii.gz"),
+    )
+    .unwrap();
+    succeed(
+        here.path(),
+        &format!("{infer} --previous low -o folder.nii.gz"),
+    );
+    for output in ["file.nii.gz", "folder.nii.gz"] {
+        assert_eq!(
+            bytes(here.path().join(output)),
+            bytes(here.path().join("own.nii.gz"))
+        );
+    }
+}
+
+#[test]
+fn a_first_stage_that_does_not_fit_is_named() {
+    let here = folder();
+    cascade(here.path());
+    let infer = "infer -i image.nii.gz -o out.nii.gz -m models/nnUNetTrainer__nnUNetPlans__3d_cascade_fullres";
+    succeed(
+        here.path(),
+        "phantom -o ct.nii.gz --size 22,20,14 --spacing 9,9,9",
+    );
+    succeed(here.path(), "infer -i ct.nii.gz -o other.nii.gz");
+    let wrong = |previous: &str, expected: &str| {
+        let output = run(here.path(), &format!("{infer} --previous {previous}"));
+        assert_ne!(code(&output), 0);
+        assert!(
+            stderr(&output).contains(expected),
+            "{previous}: {}",
+            stderr(&output)
+        );
+        assert!(!here.path().join("out.nii.gz").exists());
+    };
+    wrong("other.nii.gz", "is not on the grid of the image");
+    wrong("missing.nii.gz", "missing.nii.gz");
+    std::fs::create_dir(here.path().join("empty")).unwrap();
+    wrong("empty", "empty: has no label map called image");
+    wrong(
+        "models/nnUNetTrainer__nnUNetPlans__3d_cascade_fullres",
+        "itself a second stage",
+    );
+    std::fs::remove_file(
+        here.path()
+            .join("models/nnUNetTrainer__nnUNetPlans__3d_lowres"),
+    )
+    .unwrap();
+    let output = run(here.path(), infer);
+    assert_eq!(code(&output), 1);
+    assert!(
+        stderr(&output).contains("there is no nnUNetTrainer__nnUNetPlans__3d_lowres beside it")
+    );
+    let output = run(
+        here.path(),
+        "infer -i image.nii.gz -o out.nii.gz --previous other.nii.gz",
+    );
+    assert_eq!(code(&output), 2, "{}", stderr(&output));
+}
+
+#[test]
+fn channels_of_different_patients_are_refused_and_doubtful_intensities_warned_of() {
+    let here = folder();
+    images(here.path());
+    // The second channel one metre away: the origin of qform and sform, along x.
+    let path = here.path().join("images/a_0001.nii.gz");
+    succeed(here.path(), "convert -i images/a_0001.nii.gz -o far.nii");
+    let mut moved = bytes(here.path().join("far.nii"));
+    for at in [268, 292] {
+        let place = f32::from_le_bytes(moved[at..at + 4].try_into().unwrap()) + 1000.0;
+        moved[at..at + 4].copy_from_slice(&place.to_le_bytes());
+    }
+    // Tests write their own inputs; the program's outputs go through its atomic writer.
+    let mut file = std::fs::File::create(here.path().join("far.nii")).unwrap();
+    std::io::Write::write_all(&mut file, &moved).unwrap();
+    std::fs::remove_file(path).unwrap();
+    let output = run(
+        here.path(),
+        "infer -i images/a_0000.nii.gz,far.nii -m model -o out.nii.gz",
+    );
+    assert_eq!(code(&output), 1);
+    let message = stderr(&output);
+    assert!(message.contains("far.nii do not overlap"), "{message}");
+
+    let output = run(
+        here.path(),
+        "infer -i images/b.v1_0000.nii.gz,images/b.v1_0001.nii.gz -m model -o out.nii.gz",
+    );
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    // The second channel is PET, and phantoms are CT.
+    assert!(stderr(&output).contains("as in CT"), "{}", stderr(&output));
+}

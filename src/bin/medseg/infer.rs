@@ -3,6 +3,7 @@
 //! The model is loaded once; cases run one after another, each on all threads. Every output is written whole or not at all, a
 //! failed case is reported and the rest go on.
 
+mod cascade;
 mod case;
 mod plan;
 
@@ -53,6 +54,10 @@ pub struct Args {
     /// Configuration of the plans [default: the one that was trained]
     #[arg(long, value_name = "NAME")]
     configuration: Option<String>,
+    /// First stage of a cascade: its model folder, a label map, or a folder of label maps named as the
+    /// cases [default: the model folder beside --model, for example Trainer__Plans__3d_lowres]
+    #[arg(long, value_name = "PATH")]
+    previous: Option<PathBuf>,
     /// Distance of neighbouring tiles as a fraction of the patch, above 0 and at most 1
     #[arg(long, value_name = "FRACTION", default_value_t = 0.5)]
     step: f64,
@@ -156,14 +161,9 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
         &model,
         args.predict_options(compute, cx.limits.memory_bytes),
     )?;
-    if let Some(stage) = predictor.previous_stage() {
-        anyhow::bail!(
-            "{}: is the second stage of a cascade and needs the label maps of {stage}, which infer does not take yet",
-            model.display()
-        );
-    }
+    let first_stage = cascade::FirstStage::find(args, compute, &predictor, cx)?;
     if args.dry_run {
-        plan.print(&predictor, cx)?;
+        plan.print(&predictor, &first_stage, cx)?;
         return Ok(Outcome::Done);
     }
     plan.create_folder()?;
@@ -183,6 +183,7 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
                     job,
                     args,
                     predictor: &predictor,
+                    first_stage: &first_stage,
                     cx,
                 };
                 match case.run(position + 1, total, &mut statistics, &mut report.memory) {

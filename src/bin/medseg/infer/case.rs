@@ -1,6 +1,7 @@
 //! One case: read, predict, write, measure.
 
 use super::Args;
+use super::cascade::FirstStage;
 use super::plan::{record, shown_inputs, shown_memory, shown_output};
 use crate::context::Context;
 use anyhow::Context as _;
@@ -10,16 +11,20 @@ use medseg::io::{display_name, labels};
 use medseg::nnunet::predict::{Prediction, Predictor};
 use medseg::nnunet::statistics::label_statistics;
 use medseg::provenance::{CaseRecord, InputFile, Memory, Phase, Status};
-use medseg::volume::{Grid, Volume};
+use medseg::volume::{Grid, GridMismatch, Volume};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
+
+/// Distance between corresponding voxels of two channels above which a warning is due.
+const CHANNEL_TOLERANCE_MM: f64 = 1e-3;
 
 /// A case with what it needs.
 pub struct Case<'a> {
     pub job: &'a Job,
     pub args: &'a Args,
     pub predictor: &'a Predictor,
+    pub first_stage: &'a FirstStage,
     pub cx: &'a Context,
 }
 
@@ -40,9 +45,16 @@ impl Case<'_> {
         let (channels, header) = self.read(memory)?;
         clock.phase("read");
         let progress = self.cx.progress(&id);
+        let previous = self
+            .first_stage
+            .label_map(&self.job.case.id, &channels, &progress, self.cx)
+            .with_context(|| shown_inputs(self.job))?;
+        if previous.is_some() {
+            clock.phase("first stage");
+        }
         let prediction = self
             .predictor
-            .predict(&channels, None, &progress)
+            .predict(&channels, previous.as_ref(), &progress)
             .with_context(|| shown_inputs(self.job))?;
         drop(progress);
         clock.phase("predict");
@@ -91,11 +103,44 @@ impl Case<'_> {
             first_header.get_or_insert(header);
         }
         let header = first_header.ok_or_else(|| anyhow::anyhow!("a case without files"))?;
+        self.check_channels(&channels)?;
         Ok((channels, header))
+    }
+
+    /// Refuses channels of different places in the patient and warns of doubtful ones.
+    fn check_channels(&self, channels: &[Volume<f32>]) -> anyhow::Result<()> {
+        let name = |index: usize| match self.job.case.channels.get(index) {
+            Some(path) => display_name(path),
+            None => format!("channel {index}"),
+        };
+        let Some((first, others)) = channels.split_first() else {
+            return Ok(());
+        };
+        for (index, other) in others.iter().enumerate() {
+            anyhow::ensure!(
+                other.grid().overlaps(first.grid()),
+                "{} and {} do not overlap: expected channels of one patient in one position",
+                name(0),
+                name(index + 1)
+            );
+            if let Err(mismatch @ GridMismatch::Position { .. }) = other
+                .grid()
+                .check_matches(first.grid(), CHANNEL_TOLERANCE_MM)
+            {
+                let text = format!("{} against {}: {mismatch}", name(index + 1), name(0));
+                self.cx.warn("channel position", &text);
+            }
+        }
+        for (index, doubt) in self.predictor.doubts(channels) {
+            self.cx
+                .warn("intensities", &format!("{} {doubt}", name(index)));
+        }
+        Ok(())
     }
 
     fn check_memory(&self, grid: &Grid, memory: &mut Memory) -> anyhow::Result<()> {
         let plan = self.predictor.case_plan(grid)?;
+        let plan = self.first_stage.larger(plan, grid)?;
         let limit = self.cx.limits.memory_bytes;
         memory.predicted_peak_bytes = memory.predicted_peak_bytes.max(plan.memory.peak);
         plan.memory.check(limit)?;

@@ -1,6 +1,7 @@
 //! Which case goes where, decided before any work starts.
 
 use super::Args;
+use super::cascade::FirstStage;
 use crate::context::{Context, print_text};
 use crate::flags::check_volume_name;
 use crate::outcome::Usage;
@@ -88,13 +89,18 @@ impl Plan {
     ///
     /// # Errors
     /// When an input's header cannot be read or stdout cannot be written.
-    pub fn print(&self, predictor: &Predictor, cx: &Context) -> anyhow::Result<()> {
+    pub fn print(
+        &self,
+        predictor: &Predictor,
+        first_stage: &FirstStage,
+        cx: &Context,
+    ) -> anyhow::Result<()> {
         let mut text = String::new();
         for step in &self.steps {
             let line = match step {
                 Step::Skip(job) => format!("{}: skip, exists", shown_output(job)),
                 Step::Run(job) => {
-                    let plan = case_plan(job, predictor)?;
+                    let plan = case_plan(job, predictor, first_stage)?;
                     format!(
                         "{} -> {}: {}",
                         shown_inputs(job),
@@ -124,8 +130,12 @@ pub fn shown_memory(plan: &CasePlan, limit_bytes: u64) -> String {
     text
 }
 
-/// How a case will be predicted, from the header of its first file.
-fn case_plan(job: &Job, predictor: &Predictor) -> anyhow::Result<CasePlan> {
+/// How a case will be predicted, from the header of its first file: the stage that takes more memory.
+fn case_plan(
+    job: &Job,
+    predictor: &Predictor,
+    first_stage: &FirstStage,
+) -> anyhow::Result<CasePlan> {
     let first = job.case.channels.first().cloned().unwrap_or_default();
     if first == Path::new("-") {
         return Err(Usage(
@@ -134,7 +144,7 @@ fn case_plan(job: &Job, predictor: &Predictor) -> anyhow::Result<CasePlan> {
         .into());
     }
     let (header, _) = nifti::read_header(&first)?;
-    Ok(predictor.case_plan(&header.grid)?)
+    first_stage.larger(predictor.case_plan(&header.grid)?, &header.grid)
 }
 
 /// The files of a case for people.
