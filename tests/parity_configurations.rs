@@ -9,6 +9,7 @@ mod npz;
 use medseg::io::limits::Limits;
 use medseg::io::nifti;
 use medseg::nnunet::model::{Folder, Model, ModelOptions};
+use medseg::nnunet::postprocess::Postprocessing;
 use medseg::nnunet::predict::{PredictOptions, Prediction, Predictor};
 use medseg::progress::Silent;
 use medseg::volume::{LabelMap, LabelTable, Volume};
@@ -214,4 +215,15 @@ fn both_stages_of_a_cascade() {
     let found = found.unwrap();
     let worst = case.worst_logit(&found, false);
     case.check(&found, Some(worst));
+}
+
+#[test]
+fn postprocessing() {
+    let case = Case::new("residual");
+    let file = std::fs::read(case.folder.join("postprocessing.json")).unwrap();
+    let steps = Postprocessing::parse(&file, "postprocessing.json").unwrap();
+    assert_eq!(steps.len(), 3);
+    let mut labels = case.labels("expected.nii.gz").volume.into_parts().0;
+    steps.apply(labels.view_mut()).unwrap();
+    assert_eq!(labels, case.labels("postprocessed.nii.gz").volume.data());
 }

@@ -8,6 +8,7 @@
 //! labels on the image's grid); [`predict`] puts these together and [`memory`] says what they take.
 
 mod architecture;
+pub mod check;
 pub mod checkpoint;
 pub mod columns;
 pub mod dataset;
@@ -21,6 +22,7 @@ pub mod normalize;
 pub mod numpy_sum;
 pub mod plans;
 pub mod plausibility;
+pub mod postprocess;
 pub mod predict;
 pub mod predict_error;
 pub mod preprocess;

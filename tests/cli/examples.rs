@@ -17,6 +17,7 @@ const COMMANDS: [&str; 17] = [
     "report",
     "preview",
     "info",
+    "check-model",
     "compare",
     "labels",
     "convert",

@@ -327,7 +327,7 @@ fn wrong_settings_are_clear_errors() {
         assert!(line.contains(mention), "{arguments}: {line}");
     }
     assert_eq!(code(&run(here.path(), "infer -o out.nii")), 2);
-    assert_eq!(code(&run(here.path(), "infer -i ct.nii -o out.png")), 2);
+    assert_eq!(code(&run(here.path(), "infer -i ct.nii -o out.obj")), 2);
     assert_eq!(names(here.path()), ["ct.nii"]);
 }
 
@@ -437,7 +437,7 @@ fn a_first_stage_that_does_not_fit_is_named() {
     wrong("empty", "empty: has no label map called image");
     wrong(
         "models/nnUNetTrainer__nnUNetPlans__3d_cascade_fullres",
-        "itself a second stage",
+        "according to the plans",
     );
     std::fs::remove_file(
         here.path()
@@ -468,8 +468,11 @@ fn channels_of_different_patients_are_refused_and_doubtful_intensities_warned_of
         let place = f32::from_le_bytes(moved[at..at + 4].try_into().unwrap()) + 1000.0;
         moved[at..at + 4].copy_from_slice(&place.to_le_bytes());
     }
-    // Tests write their own inputs; the program's outputs go through its atomic writer.
-    let mut file = std::fs::File::create(here.path().join("far.nii")).unwrap();
+    let mut file = std::fs::File::options()
+        .write(true)
+        .truncate(true)
+        .open(here.path().join("far.nii"))
+        .unwrap();
     std::io::Write::write_all(&mut file, &moved).unwrap();
     std::fs::remove_file(path).unwrap();
     let output = run(
@@ -487,4 +490,53 @@ fn channels_of_different_patients_are_refused_and_doubtful_intensities_warned_of
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     // The second channel is PET, and phantoms are CT.
     assert!(stderr(&output).contains("as in CT"), "{}", stderr(&output));
+}
+
+#[test]
+fn postprocessing_is_applied_on_request() {
+    let here = folder();
+    let case =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/parity/configurations/residual");
+    std::os::unix::fs::symlink(&case, here.path().join("case")).unwrap();
+    let infer =
+        "infer -i case/input/case_0000.nii.gz -m case/model/nnUNetTrainer__nnUNetPlans__3d_fullres";
+    succeed(here.path(), &format!("{infer} -o plain.nii.gz"));
+    succeed(here.path(), "compare plain.nii.gz case/expected.nii.gz");
+    succeed(
+        here.path(),
+        &format!("{infer} -o kept.nii.gz --postprocessing case/postprocessing.json"),
+    );
+    succeed(here.path(), "compare kept.nii.gz case/postprocessed.nii.gz");
+    let message = refuse(
+        here.path(),
+        &format!("{infer} -o x.nii.gz --postprocessing postprocessing.pkl"),
+    );
+    assert!(
+        message.contains("postprocessing.json beside it"),
+        "{message}"
+    );
+    let message = refuse(
+        here.path(),
+        &format!("{infer} -o x.nii.gz --postprocessing none.json"),
+    );
+    assert!(message.contains("none.json"), "{message}");
+}
+
+#[test]
+fn a_model_is_checked_before_it_is_used() {
+    let here = folder();
+    std::os::unix::fs::symlink(two_channel_model(), here.path().join("model")).unwrap();
+    let found = succeed(here.path(), "check-model model --json");
+    let found: Value = serde_json::from_str(&found).unwrap();
+    assert_eq!(found["fit"], true);
+    assert_eq!(found["folds"][0]["fold"], "0");
+    let [low, high] = [0, 1].map(|at| found["folds"][0]["logits"][at].as_f64().unwrap());
+    assert!(low < high, "{found}");
+    let missing = refuse(here.path(), "check-model model --folds 0,3");
+    assert!(
+        missing.contains("fold_3") && missing.contains("fold_0"),
+        "{missing}"
+    );
+    let none = refuse(here.path(), "check-model nothing");
+    assert!(none.contains("is no model"), "{none}");
 }

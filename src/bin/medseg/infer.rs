@@ -67,6 +67,9 @@ pub struct Args {
     /// How overlapping tiles are added up: f16 as nnU-Net does, f32 more exactly
     #[arg(long, value_enum, default_value_t = AccumulateFlag::Half)]
     accumulate: AccumulateFlag,
+    /// nnU-Net's postprocessing.json, applied to the label map: keeps largest components [default: none]
+    #[arg(long, value_name = "FILE")]
+    postprocessing: Option<PathBuf>,
     /// Also write <OUTPUT>_probabilities.nii.gz, 32-bit floats, one volume per class
     #[arg(long)]
     probabilities: bool,
@@ -162,6 +165,7 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
         args.predict_options(compute, cx.limits.memory_bytes),
     )?;
     let first_stage = cascade::FirstStage::find(args, compute, &predictor, cx)?;
+    let postprocessing = model::postprocessing(args.postprocessing.as_deref())?;
     if args.dry_run {
         plan.print(&predictor, &first_stage, cx)?;
         return Ok(Outcome::Done);
@@ -184,6 +188,7 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
                     args,
                     predictor: &predictor,
                     first_stage: &first_stage,
+                    postprocessing: postprocessing.as_ref(),
                     cx,
                 };
                 match case.run(position + 1, total, &mut statistics, &mut report.memory) {

@@ -2,6 +2,7 @@
 
 mod bench;
 mod bridges;
+mod check_model;
 mod compare;
 mod context;
 mod convert;
@@ -59,6 +60,7 @@ enum Command {
     Report(Box<report::Args>),
     Preview(preview::Args),
     Info(info::Args),
+    CheckModel(check_model::Args),
     Compare(compare::Args),
     Labels(labels::Args),
     Convert(convert::Args),
@@ -85,6 +87,7 @@ fn dispatch(command: &Command, context: &Context) -> anyhow::Result<Outcome> {
         Command::Preview(args) => preview::run(args, context),
         Command::Report(args) => report::run(args, context),
         Command::Info(args) => info::run(args, context),
+        Command::CheckModel(args) => check_model::run(args, context),
         Command::Compare(args) => compare::run(args, context),
         Command::Labels(args) => labels::run(args, context),
         Command::Convert(args) => convert::run(args, context),

@@ -6,6 +6,7 @@ use medseg::io::{Overwrite, atomic, display_name};
 use medseg::nn::weights::ReadSeek;
 use medseg::nnunet::describe;
 use medseg::nnunet::model::{Folder, Model, ModelFiles, ModelOptions, convert_to_safetensors};
+use medseg::nnunet::postprocess::Postprocessing;
 use serde_json::Value;
 use std::fs::File;
 use std::io;
@@ -61,6 +62,20 @@ pub fn read_settings(path: &Path) -> anyhow::Result<Vec<u8>> {
     Folder(folder)
         .read(&name)
         .map_err(|error| anyhow::anyhow!("cannot read {}: {error}", display_name(path)))
+}
+
+/// Reads nnU-Net's postprocessing file, where one is named.
+///
+/// # Errors
+/// One line that names the file and what is wrong with it; the pickled twin is refused.
+pub fn postprocessing(path: Option<&Path>) -> anyhow::Result<Option<Postprocessing>> {
+    let Some(path) = path else { return Ok(None) };
+    let shown = display_name(path);
+    anyhow::ensure!(
+        path.extension().is_none_or(|ending| ending != "pkl"),
+        "{shown}: is pickled; nnU-Net writes the same as postprocessing.json beside it, which is read"
+    );
+    Ok(Some(Postprocessing::parse(&read_settings(path)?, &shown)?))
 }
 
 /// Writes a model folder once more with safetensors checkpoints.

@@ -22,6 +22,7 @@ import nibabel
 import numpy as np
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.postprocessing.remove_connected_components import remove_all_but_largest_component_from_segmentation
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -131,7 +132,8 @@ def predict(model, files, out, folds, checkpoint, mirroring, previous=None, prob
             stage = str(pathlib.Path(scratch) / "previous")
             os.mkdir(stage)
             shutil.copy(previous, pathlib.Path(stage) / "case.nii.gz")
-        predictor.predict_from_files_sequential([[str(f) for f in files]], [str(target)], save_probabilities=probabilities is not None,
+        predictor.predict_from_files_sequential([[str(f) for f in files]], [str(target).removesuffix(".nii.gz")],
+                                                save_probabilities=probabilities is not None,
                                                 overwrite=True, folder_with_segs_from_prev_stage=stage)
         shutil.copy(target, out)
         if probabilities:
@@ -166,6 +168,21 @@ def case(name, images, plan, data, config, seed, affine=None, folds=(0,), axes=N
     print(name, labels.shape, labels.dtype, facts["label_counts"] if len(facts["label_counts"]) < 9 else "...", largest)
 
 
+def postprocess(folder):
+    """What nnU-Net's own function makes of a result, and the file that asks for it."""
+    steps = [{"labels_or_regions": [1, 2]}, {"labels_or_regions": 2}, {"labels_or_regions": 1}]
+    result = nibabel.load(folder / "expected.nii.gz")
+    labels = np.asarray(result.dataobj)
+    kept = labels
+    for step in steps:
+        kept = remove_all_but_largest_component_from_segmentation(kept, **step)
+    assert (kept != labels).any() and kept.any()
+    nibabel.save(nibabel.Nifti1Image(kept, result.affine, result.header), folder / "postprocessed.nii.gz")
+    content = {"postprocessing_fns": ["remove_all_but_largest_component_from_segmentation"] * len(steps),
+               "postprocessing_kwargs": steps}
+    (folder / "postprocessing.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
 def spaced(x, y, z, origin=(-10.5, 20.25, -300.0)):
     affine = np.diag([-x, -y, z, 1.0])
     affine[:3, 3] = origin
@@ -190,6 +207,7 @@ def main():
 
     case("residual", [image(rng, (22, 20, 14))], plans(one(**iso, arch=small("ResidualEncoderUNet"))), dataset(LABELS),
          "3d_fullres", 100, spaced(1.7, 1.6, 2.5))
+    postprocess(HERE / "residual")
     bottleneck = small("ResidualEncoderUNet", more={
         "block": "dynamic_network_architectures.building_blocks.residual.BottleneckD", "bottleneck_channels": [2, 4],
         "stem_channels": 6})

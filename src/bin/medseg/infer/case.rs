@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use medseg::io::batch::{Job, case_name};
 use medseg::io::nifti::{self, Header};
 use medseg::io::{display_name, labels};
+use medseg::nnunet::postprocess::Postprocessing;
 use medseg::nnunet::predict::{Prediction, Predictor};
 use medseg::nnunet::statistics::label_statistics;
 use medseg::provenance::{CaseRecord, InputFile, Memory, Phase, Status};
@@ -25,6 +26,7 @@ pub struct Case<'a> {
     pub args: &'a Args,
     pub predictor: &'a Predictor,
     pub first_stage: &'a FirstStage,
+    pub postprocessing: Option<&'a Postprocessing>,
     pub cx: &'a Context,
 }
 
@@ -52,12 +54,16 @@ impl Case<'_> {
         if previous.is_some() {
             clock.phase("first stage");
         }
-        let prediction = self
+        let mut prediction = self
             .predictor
             .predict(&channels, previous.as_ref(), &progress)
             .with_context(|| shown_inputs(self.job))?;
         drop(progress);
         clock.phase("predict");
+        if let Some(postprocessing) = self.postprocessing {
+            postprocessing.apply(prediction.label_map.volume.data_mut())?;
+            clock.phase("postprocess");
+        }
         let outputs = self.write(&prediction, &header)?;
         clock.phase("write");
         if self.args.statistics.is_some() {
