@@ -163,7 +163,7 @@ fn stacks_that_are_none_are_refused_by_name() {
         read(folder.path()).unwrap_err().to_string()
     };
     for (word, message) in [
-        ("1 missing slice between", changed(&|s| drop(s.remove(3)))),
+        ("1 missing slice between", changed(&|s| drop(s.drain(3..4)))),
         ("2 missing slices", changed(&|s| drop(s.drain(2..4)))),
         ("duplicate position", changed(&|s| s[3].position[2] = 5.001)),
         ("uneven slices", changed(&|s| s[5].position[2] += 1.0)),
@@ -185,7 +185,7 @@ fn stacks_that_are_none_are_refused_by_name() {
             "tilted gantry",
             changed(&|s| {
                 s.iter_mut()
-                    .for_each(|slice| slice.position[1] += 0.3 * slice.position[2])
+                    .for_each(|slice| slice.position[1] += 0.3 * slice.position[2]);
             }),
         ),
         ("RescaleSlope", changed(&|s| s[1].slope = 0.0)),
@@ -259,7 +259,7 @@ fn mutants_neither_panic_nor_hang() {
             .open(&path)
             .unwrap()
             .write_all(bytes)
-            .unwrap()
+            .unwrap();
     };
     let (mut accepted, rounds) = (0, 3_000);
     for round in 0..rounds {

@@ -78,21 +78,16 @@ impl Source {
 }
 
 /// Whether `path` is to be read by [`super::open`]: a DICOM file, a zip archive, or a folder in which
-/// (or below which) the first file that has a known beginning is DICOM.
+/// or below which a DICOM file lies.
 pub fn is_study(path: &Path) -> bool {
     if !path.is_dir() {
-        return is_dicom_or_zip(path);
+        return starts_as_zip(path) || starts_as_dicom(path);
     }
     let mut files = Vec::new();
     if walk(path, 0, &mut files).is_err() && files.is_empty() {
         return false;
     }
-    files.iter().any(|file| is_dicom_or_zip(file))
-}
-
-/// Whether a file starts as DICOM or as a zip archive.
-fn is_dicom_or_zip(path: &Path) -> bool {
-    starts_as_zip(path) || starts_as_dicom(path)
+    files.iter().any(|file| starts_as_dicom(file))
 }
 
 fn starts_as_zip(path: &Path) -> bool {

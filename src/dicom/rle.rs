@@ -19,9 +19,10 @@ pub(super) fn unpack(stream: &[u8], pixels: usize, width: usize) -> Result<Vec<u
     let mut out = vec![0; pixels * width];
     for plane in 0..planes {
         let from = number(1 + plane).ok_or("the RLE header is cut")?;
-        let end = match number(2 + plane) {
-            Some(next) if plane + 1 < planes => next,
-            _ => stream.len(),
+        let end = if plane + 1 < planes {
+            number(2 + plane).ok_or("the RLE header is cut")?
+        } else {
+            stream.len()
         };
         let packed = stream
             .get(from..end)
@@ -84,7 +85,7 @@ mod tests {
     use super::*;
 
     fn stream(planes: &[&[u8]]) -> Vec<u8> {
-        let mut header = vec![0_u32; 16];
+        let mut header = [0_u32; 16];
         header[0] = planes.len() as u32;
         let mut at = 64;
         for (offset, plane) in header[1..].iter_mut().zip(planes) {

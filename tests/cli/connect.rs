@@ -37,7 +37,7 @@ fn broken() -> Array3<u16> {
 }
 
 fn save(path: &Path, map: &Array3<u16>, grid: &Grid) {
-    let map = LabelMap::new(map.clone(), grid.clone(), LabelTable::default()).unwrap();
+    let map = LabelMap::new(map.clone(), *grid, LabelTable::default()).unwrap();
     let geometry = Geometry::from_grid(grid);
     nifti::save_label_map(path, &map, &geometry, Vec::new(), Overwrite::Refuse).unwrap();
 }
@@ -144,7 +144,8 @@ fn a_folder_goes_on_after_a_broken_case_and_resumes() {
     let here = folder();
     std::fs::create_dir(here.path().join("in")).unwrap();
     save(&here.path().join("in/a.nii.gz"), &broken(), &grid());
-    std::fs::write(here.path().join("in/b.nii.gz"), b"no volume").unwrap();
+    let damaged = here.path().join("in/b.nii.gz");
+    medseg::io::atomic::write(&damaged, medseg::io::Overwrite::Refuse, b"no volume").unwrap();
     save(&here.path().join("in/c.v1.nii"), &broken(), &grid());
     let output = run(here.path(), "vessel-connect -i in -o out --report r.json");
     assert_eq!(code(&output), 3, "{}", stderr(&output));

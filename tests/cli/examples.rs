@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 18] = [
     "infer",
     "smooth",
     "vessel-connect",
@@ -34,6 +34,7 @@ fn examples(command: &str) -> Vec<String> {
         .split_once("Examples:\n")
         .unwrap_or_else(|| panic!("{command} --help has no examples"));
     after
+        .replace("\\\n", "") // one command over several lines
         .lines()
         .map(str::trim)
         .filter(|line| line.starts_with("medseg "))

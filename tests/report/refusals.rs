@@ -69,7 +69,7 @@ fn documents_that_do_not_fit() {
     run(here, "report -i results.json -o r.xlsx --names a,b", 2);
     run(here, "report -i results.json -o r.xlsx --flag-below 7", 2);
     let text = run(here, "report -i results.json -o added.xlsx", 1);
-    assert!(text.contains("--force"), "{text}");
+    assert!(text.contains("already exists"), "{text}");
 }
 
 #[test]

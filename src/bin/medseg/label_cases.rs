@@ -206,7 +206,7 @@ fn run_case(
         .first()
         .cloned()
         .unwrap_or_default();
-    let reader = nifti::Reader::open(&input, &cx.limits)?;
+    let reader = cx.open(&input)?;
     let extensions = reader.extensions().to_vec();
     let per_voxel = 2 + voxel_bytes + if planned.image.is_some() { 4 } else { 0 };
     let voxels = reader.header().voxel_count();
@@ -309,7 +309,7 @@ fn read_image(
         path != Path::new("-") || input != Path::new("-"),
         "standard input can be the label map or the CT, not both"
     );
-    let (mut volumes, _) = nifti::read_f32(path, &cx.limits)?;
+    let (mut volumes, _) = cx.open(path)?.into_f32()?;
     anyhow::ensure!(
         volumes.len() == 1,
         "{}: has {} volumes, expected one CT",

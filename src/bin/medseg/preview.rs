@@ -6,7 +6,7 @@
 use crate::context::Context;
 use crate::outcome::{Outcome, Usage};
 use anyhow::Context as _;
-use medseg::io::{Overwrite, atomic, display_name, labels, nifti};
+use medseg::io::{Overwrite, atomic, display_name, labels};
 use medseg::report::picture::Window;
 use medseg::report::picture::preview::{Style, draw};
 use medseg::volume::LabelTable;
@@ -71,7 +71,7 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
         return Err(Usage(format!("--montage {found}: expected at most {MOST_SLICES}")).into());
     }
     atomic::check_output(&args.output, overwrite)?;
-    let (mut channels, _) = nifti::read_f32(&args.image, &cx.limits)?;
+    let (mut channels, _) = cx.open(&args.image)?.into_f32()?;
     anyhow::ensure!(
         !channels.is_empty(),
         "{}: no volume in the file",
@@ -81,7 +81,7 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
     let mask = match &args.mask {
         None => None,
         Some(path) => {
-            let reader = nifti::Reader::open(path, &cx.limits)?;
+            let reader = cx.open(path)?;
             let table = match &args.labels {
                 Some(table) => labels::scheme_or_file(table)?,
                 None => labels::table_in_extensions(reader.extensions())

@@ -28,7 +28,8 @@ Examples:
   medseg report -i results.json more.json -o report.xlsx --markdown summary.md
   medseg report -i results.json -o report.xlsx --lang ko --worst 5
   medseg report -i results.json -o report.xlsx --html report.html
-  medseg report -i results.json -o report.xlsx --images images --predictions predictions --references references")]
+  medseg report -i results.json -o report.xlsx --images images --predictions predictions \\
+    --references references")]
 pub struct Args {
     /// Results files of medseg evaluate, one for each model; the first is what others are compared with
     #[arg(short, long, value_name = "FILE", num_args = 1.., required = true)]

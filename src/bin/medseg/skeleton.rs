@@ -5,7 +5,7 @@ use crate::context::{Context, print_text};
 use crate::flags::Existing;
 use crate::outcome::{Outcome, Usage, one_line};
 use medseg::io::batch::{self, Job};
-use medseg::io::{Overwrite, atomic, display_name, labels, nifti};
+use medseg::io::{Overwrite, atomic, display_name, labels};
 use medseg::topology::Foreground;
 use medseg::topology::branches::{BranchMeasures, measure_branches};
 use medseg::topology::graph::{NodeKind, SkeletonGraph};
@@ -124,7 +124,7 @@ pub fn check_name(path: &Path) -> anyhow::Result<()> {
 
 fn run_case(args: &Args, cx: &Context, job: &Job) -> anyhow::Result<()> {
     let input = job.case.channels.first().cloned().unwrap_or_default();
-    let reader = nifti::Reader::open(&input, &cx.limits)?;
+    let reader = cx.open(&input)?;
     let own = labels::table_in_extensions(reader.extensions());
     let names = match &args.labels {
         Some(table) => crate::labels::read_table(table)?,
@@ -168,7 +168,7 @@ impl Skeleton {
     /// # Errors
     /// When the box around them cannot be indexed.
     pub fn of(map: &LabelMap, numbers: &[u16]) -> anyhow::Result<Self> {
-        let grid = map.grid().clone();
+        let grid = *map.grid();
         let foreground = Foreground::of(map.volume.data().view(), grid.spacing_mm, |value| {
             numbers.contains(&value)
         })?;

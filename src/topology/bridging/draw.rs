@@ -155,14 +155,14 @@ impl Canvas<'_> {
             .find(|&at| touched[at].contains(&sides[0]))
             .unwrap_or(start);
         let mut chain = Vec::new();
-        for at in start..=end {
-            match self.cell(voxels[at]) {
+        for &voxel in &voxels[start..=end] {
+            match self.cell(voxel) {
                 Cell::Group(_) => {}
                 Cell::Blocked => return Err("another label is in the way"),
-                Cell::Free if self.touches_others(voxels[at], sides) => {
+                Cell::Free if self.touches_others(voxel, sides) => {
                     return Err("a third piece is in the way");
                 }
-                Cell::Free => chain.push(voxels[at]),
+                Cell::Free => chain.push(voxel),
             }
         }
         Ok(chain)

@@ -16,7 +16,7 @@ use medseg::evaluate::case::{CaseScores, Options, bytes_needed, score_case};
 use medseg::evaluate::intensity::add_intensities;
 use medseg::evaluate::results::{Failure, FailureKind, Settings};
 use medseg::evaluate::targets::Mapping;
-use medseg::io::nifti::{self, Reader};
+use medseg::io::nifti::Reader;
 use medseg::volume::{Grid, LabelTable, Volume};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -194,8 +194,11 @@ impl Job<'_> {
 
     /// Reads an image, first channel, onto the grid of the reference.
     fn image(&self, path: &Path, reference: &Grid) -> anyhow::Result<Volume<f32>> {
-        let (volumes, _) =
-            nifti::read_f32(path, &self.cx.limits).map_err(|error| without_folder(&error, path))?;
+        let (volumes, _) = self
+            .cx
+            .open(path)
+            .and_then(Reader::into_f32)
+            .map_err(|error| without_folder(&error, path))?;
         let image = volumes.into_iter().next().context("no volume")?;
         align(image, reference, self.settings.grid_tolerance_mm).map_err(|error| {
             let text = error.to_string().replace("the prediction", "the image");

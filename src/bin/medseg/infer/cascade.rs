@@ -97,7 +97,7 @@ impl FirstStage {
             Self::File(path) => path.clone(),
             Self::Folder(folder) => find_label_map(folder, id)?,
         };
-        let (labels, _) = nifti::read_label_map(&path, LabelTable::default(), &cx.limits)?;
+        let (labels, _) = cx.open(&path)?.into_label_map(LabelTable::default())?;
         if let Some(first) = channels.first() {
             labels
                 .grid()

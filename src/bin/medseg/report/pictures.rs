@@ -5,7 +5,7 @@ use crate::context::Context;
 use crate::outcome::{Usage, one_line};
 use anyhow::Context as _;
 use medseg::evaluate::align::{align, resample};
-use medseg::io::{batch, display_name, nifti};
+use medseg::io::{batch, display_name};
 use medseg::report::picture::Window;
 use medseg::report::picture::overlay::Case;
 use medseg::report::source::Model;
@@ -111,7 +111,7 @@ impl<'a> Folders<'a> {
         let results = &model.results;
         let case = &results.cases[case];
         let label_map = |path: &Path| -> anyhow::Result<Volume<u16>> {
-            let (map, _) = nifti::read_label_map(path, LabelTable::default(), &cx.limits)?;
+            let (map, _) = cx.open(path)?.into_label_map(LabelTable::default())?;
             Ok(map.volume)
         };
         let settings = &results.settings;
@@ -128,7 +128,7 @@ impl<'a> Folders<'a> {
         let image = match &self.images {
             None => None,
             Some(files) => {
-                let (mut channels, _) = nifti::read_f32(files.of(&case.case)?, &cx.limits)?;
+                let (mut channels, _) = cx.open(files.of(&case.case)?)?.into_f32()?;
                 anyhow::ensure!(!channels.is_empty(), "the image of {} is empty", case.case);
                 Some(align(
                     channels.swap_remove(0),
