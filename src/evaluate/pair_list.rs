@@ -9,10 +9,11 @@ pub struct ListedPair {
     /// Name of the case; the reference's file name where there is none.
     #[serde(default)]
     pub case: Option<String>,
-    /// Label map to score; empty where a model makes it.
-    #[serde(default)]
+    /// Label map to score; empty where a model makes it. `pred` in a list means the same.
+    #[serde(default, alias = "pred")]
     pub prediction: String,
-    /// Label map that is right.
+    /// Label map that is right. `ref` in a list means the same.
+    #[serde(alias = "ref")]
     pub reference: String,
     /// Image of the case.
     #[serde(default)]
@@ -56,7 +57,7 @@ pub enum ListError {
 }
 
 /// Reads a list: a JSON array of objects, or CSV (commas, semicolons or tabs; fields may be quoted) with
-/// column names in the first line.
+/// column names in the first line. `pred` and `ref` are understood as well.
 ///
 /// # Errors
 /// [`ListError`].
@@ -85,7 +86,11 @@ fn parse_csv(text: &str) -> Result<Vec<ListedPair>, ListError> {
         .unwrap_or(',');
     let columns: Vec<String> = fields(head, separator)
         .iter()
-        .map(|name| name.to_ascii_lowercase())
+        .map(|name| match name.to_ascii_lowercase().as_str() {
+            "pred" => "prediction".to_owned(),
+            "ref" => "reference".to_owned(),
+            other => other.to_owned(),
+        })
         .collect();
     let known = ["case", "prediction", "reference", "image"];
     let place = |name: &str| columns.iter().position(|column| column == name);
@@ -165,6 +170,12 @@ mod tests {
         assert_eq!(pairs, parse_list(json).unwrap());
         assert_eq!(pairs[0].case.as_deref(), Some("a;\"1\""));
         assert_eq!((pairs.len(), &pairs[1].case), (2, &None));
+        let short = "case,pred,ref\n\"a;\"\"1\"\"\",p/1.nii,r/1.nii\n,p/2.nii,r/2.nii\n";
+        assert_eq!(parse_list(short).unwrap(), pairs);
+        assert_eq!(
+            parse_list(&json.replace("prediction", "pred")).unwrap(),
+            pairs
+        );
     }
 
     #[test]
