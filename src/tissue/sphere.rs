@@ -175,7 +175,9 @@ mod tests {
             let smooth = |d: [f64; 3]| 3.0 * d[0] - d[1] * d[1] + d[0] * d[2];
             let values: Vec<f64> = sphere.directions.iter().map(|&d| smooth(d)).collect();
             let expected = smooth([x / length, y / length, z / length]);
-            prop_assert!((sphere.value(&values, [x, y, z]) - expected).abs() < 0.01);
+            // Bilinear error: h^2 / 8 (max |f_uu| + max |f_vv|) with cells of h = 0.1 in face coordinates,
+            // where this function has 5.15 and 3.57.
+            prop_assert!((sphere.value(&values, [x, y, z]) - expected).abs() < 0.011);
         }
     }
 }
