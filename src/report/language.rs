@@ -54,6 +54,7 @@ const WORDS: &[(&str, &str)] = &[
     ("Distribution", "분포"),
     ("Worst", "최악 사례"),
     ("Compare", "비교"),
+    ("Charts", "차트"),
     ("Failures", "실패"),
     ("Run", "실행 정보"),
     ("Segmentation report", "분할 평가 보고서"),

@@ -68,6 +68,7 @@ fn every_number_is_that_of_the_results() {
         "Confusion",
         "Distribution",
         "Worst",
+        "Charts",
         "Failures",
         "Run",
     ];
@@ -179,6 +180,7 @@ fn names_are_text_and_the_parts_are_there() {
     assert!(!sheets.contains("t=\"e\""), "an error cell");
     for needed in [
         "sparkline",
+        "type=\"column\"",
         "conditionalFormatting",
         "iconSet",
         "colorScale",
@@ -287,6 +289,11 @@ fn pictures_stand_in_the_cells() {
         }
     }
     assert!(pictures > 0);
+    // As large as its cell of 240 by 500 pixels allows, in units of 1/9525 pixel.
+    let places = part(&bytes, "xl/drawings/drawing");
+    let drawn = places.matches("cy=\"2286000\"").count();
+    let wide = places.matches("cx=\"4762500\"").count();
+    assert!(drawn + wide >= pictures, "{drawn} and {wide} of {pictures}");
     let page = std::fs::read_to_string(here.path().join("page.html")).unwrap();
     assert!(page.contains("data:image/png;base64,iVBOR"));
 }

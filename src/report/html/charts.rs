@@ -4,12 +4,12 @@ use super::encode::escape;
 use std::fmt::Write;
 
 /// Width of a chart, and of its column of names.
-const WIDTH: f64 = 760.0;
-const NAMES: f64 = 170.0;
+const WIDTH: f64 = 600.0;
+const NAMES: f64 = 160.0;
 const RIGHT: f64 = 20.0;
 const ROW: f64 = 26.0;
 /// Characters of a name that fit its column.
-const NAME_CHARACTERS: usize = 24;
+const NAME_CHARACTERS: usize = 20;
 /// More cases than this are not drawn one by one.
 const MOST_DOTS: usize = 600;
 

@@ -69,6 +69,7 @@ pub fn distributions(page: &Page<'_>, text: &mut String) {
         }
         text.push_str("</p>");
     }
+    text.push_str("<div class=\"charts\">\n");
     for score in page.headlines.iter().filter(|score| *score != "iou") {
         let rows = box_rows(page, score);
         if !rows.is_empty() {
@@ -76,12 +77,12 @@ pub fn distributions(page: &Page<'_>, text: &mut String) {
             let chart = charts::boxes(&rows, &title, numbers::is_share(score));
             let _ = writeln!(
                 text,
-                "<figure class=\"scroll\"><figcaption>{}</figcaption>{chart}</figure>",
+                "<figure><figcaption>{}</figcaption>{chart}</figure>",
                 escape(&title)
             );
         }
     }
-    text.push_str("</section>\n");
+    text.push_str("</div></section>\n");
 }
 
 fn box_rows(page: &Page<'_>, score: &str) -> Vec<BoxRow> {
@@ -170,7 +171,7 @@ pub fn comparison(page: &Page<'_>, text: &mut String) {
         let chart = charts::scatter(&points, [&titles[0], &titles[1]]);
         let _ = writeln!(
             text,
-            "<figure class=\"scroll\"><figcaption>{}</figcaption>{chart}</figure>",
+            "<figure><figcaption>{}</figcaption>{chart}</figure>",
             page.word("Dice of both models")
         );
     }
@@ -257,11 +258,7 @@ fn worst_case(page: &Page<'_>, text: &mut String, index: usize, shown: &Shown) {
         known.and_then(|slices| Some((&slices.z, slices.labels.get(&target.label)?)))
     {
         let titles = [page.word("slice"), "Dice"];
-        let _ = write!(
-            text,
-            "<div class=\"scroll\">{}</div>",
-            charts::profile(z, &found.dice, chosen.slice, titles)
-        );
+        text.push_str(&charts::profile(z, &found.dice, chosen.slice, titles));
     }
     text.push_str("</article>\n");
 }

@@ -1,14 +1,12 @@
-//! Compare: every model against the first, label by label, and the cases of both as points.
+//! Compare: every model against the first, label by label, and the Dice of every case of both.
 
 use super::Content;
-use super::sheet::{BLUE, GREY, Sheet, Written, chart_text, width_of};
+use super::charts::Points;
+use super::sheet::{Sheet, Written, width_of};
 use crate::evaluate::comparison::{Paired, paired, rank};
 use crate::report::markdown::{COMPARED, common_dice};
 use crate::report::numbers;
-use rust_xlsxwriter::{
-    Chart, ChartFormat, ChartLine, ChartMarker, ChartMarkerType, ChartSolidFill, ChartType,
-    ConditionalFormatIconSet, ConditionalFormatIconType, Workbook, XlsxError,
-};
+use rust_xlsxwriter::{ConditionalFormatIconSet, ConditionalFormatIconType, Workbook, XlsxError};
 
 const HEADS: [&str; 14] = [
     "second",
@@ -27,12 +25,15 @@ const HEADS: [&str; 14] = [
     "trend",
 ];
 
-pub fn write(workbook: &mut Workbook, content: &Content<'_>) -> Written {
-    let name = content.word("Compare");
-    let mut sheet = Sheet::add(workbook, content, name)?;
+/// Column of the ends of the line y = x.
+const LINE: u16 = HEADS.len() as u16;
+
+/// Returns where the numbers of each chart of points are.
+pub fn write(workbook: &mut Workbook, content: &Content<'_>) -> Result<Vec<Points>, XlsxError> {
+    let mut sheet = Sheet::add(workbook, content, content.word("Compare"))?;
     let models = content.report.models;
     let Some((first, others)) = models.split_first() else {
-        return Ok(());
+        return Ok(Vec::new());
     };
     sheet.heads(0, 0, HEADS.map(|text| content.word(text)))?;
     sheet.raw.set_row_height(0, 30)?;
@@ -72,7 +73,7 @@ pub fn write(workbook: &mut Workbook, content: &Content<'_>) -> Written {
     }
     sheet.raw.set_freeze_panes(1, 0)?;
     sheet.raw.set_repeat_rows(0, 0)?;
-    points(&mut sheet, content, name, row + 1)
+    points(&mut sheet, content, row + 1)
 }
 
 fn difference(
@@ -143,27 +144,24 @@ fn ranking(sheet: &mut Sheet<'_>, content: &Content<'_>, mut row: u32) -> Result
     Ok(row)
 }
 
-/// Dice of the first and of each other model as points, with the line of equal scores.
-fn points(sheet: &mut Sheet<'_>, content: &Content<'_>, name: &str, mut row: u32) -> Written {
-    let models = content.report.models;
-    let Some((first, others)) = models.split_first() else {
-        return Ok(());
+/// Dice of the first and of each other model, case by case; returns where each pair is.
+fn points(
+    sheet: &mut Sheet<'_>,
+    content: &Content<'_>,
+    mut row: u32,
+) -> Result<Vec<Points>, XlsxError> {
+    let mut charts = Vec::new();
+    let Some((first, others)) = content.report.models.split_first() else {
+        return Ok(charts);
     };
-    let charts = row;
-    row += 22 * others.len() as u32;
     let format = content.styles.score("dice");
-    // Ends of the line y = x.
+    // Ends of the line y = x: grey, right of what is printed.
     let line = row;
     for (index, end) in [0.0, 1.0].into_iter().enumerate() {
-        sheet.number(row + index as u32, 14, Some(end), &content.styles.note)?;
-        sheet.number(row + index as u32, 15, Some(end), &content.styles.note)?;
+        sheet.number(line + index as u32, LINE, Some(end), &content.styles.note)?;
     }
     for (index, second) in others.iter().enumerate() {
-        sheet.heads(
-            row,
-            0,
-            [content.word("case"), content.word("label"), "Dice", "Dice"],
-        )?;
+        sheet.heads(row, 0, [content.word("case"), content.word("label")])?;
         sheet.head(row, 2, &format!("Dice {}", first.name))?;
         sheet.head(row, 3, &format!("Dice {}", second.name))?;
         row += 1;
@@ -175,53 +173,18 @@ fn points(sheet: &mut Sheet<'_>, content: &Content<'_>, name: &str, mut row: u32
             sheet.number(row, 3, Some(b), &format)?;
             row += 1;
         }
-        if row == from {
-            continue;
+        if row > from {
+            charts.push(Points {
+                second: index + 1,
+                rows: (from, row - 1),
+                columns: [2, 3],
+                line: (line, LINE),
+            });
         }
-        let mut chart = Chart::new(ChartType::Scatter);
-        let mut fill = ChartSolidFill::new();
-        fill.set_color(BLUE).set_transparency(40);
-        let mut marker = ChartMarker::new();
-        marker
-            .set_type(ChartMarkerType::Circle)
-            .set_size(5)
-            .set_format(ChartFormat::new().set_solid_fill(&fill).set_no_border());
-        chart
-            .add_series()
-            .set_name(chart_text(&second.name).as_str())
-            .set_categories((name, from, 2, row - 1, 2))
-            .set_values((name, from, 3, row - 1, 3))
-            .set_marker(&marker);
-        let mut grey = ChartLine::new();
-        grey.set_color(GREY).set_width(1);
-        let mut no_marker = ChartMarker::new();
-        no_marker.set_none();
-        chart
-            .add_series()
-            .set_name("y = x")
-            .set_categories((name, line, 14, line + 1, 14))
-            .set_values((name, line, 15, line + 1, 15))
-            .set_format(ChartFormat::new().set_line(&grey))
-            .set_marker(&no_marker);
-        let title = content.word("Dice of both models");
-        chart.title().set_name(title);
-        chart.set_alt_text(title);
-        chart
-            .x_axis()
-            .set_name(chart_text(&format!("Dice {}", first.name)).as_str())
-            .set_min(0)
-            .set_max(1);
-        chart
-            .y_axis()
-            .set_name(chart_text(&format!("Dice {}", second.name)).as_str())
-            .set_min(0)
-            .set_max(1);
-        chart.legend().set_hidden();
-        chart.set_width(480).set_height(420);
-        sheet
-            .raw
-            .insert_chart(charts + 22 * index as u32, 0, &chart)?;
         row += 1;
     }
-    Ok(())
+    sheet
+        .raw
+        .set_print_area(0, 0, row - 1, HEADS.len() as u16 - 1)?;
+    Ok(charts)
 }

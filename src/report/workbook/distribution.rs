@@ -1,13 +1,11 @@
-//! Distribution: every statistic of every score and label, box charts, and how many cases lie where.
+//! Distribution: every statistic of every score and label, and how many cases lie where.
 
 use super::Content;
-use super::sheet::{SERIES, Sheet, Written, chart_text, width_of};
+use super::charts::Boxes;
+use super::sheet::{Sheet, width_of};
 use crate::report::numbers;
 use crate::report::source::Model;
-use rust_xlsxwriter::{
-    Chart, ChartErrorBars, ChartErrorBarsDirection, ChartErrorBarsType, ChartFormat, ChartLine,
-    ChartRange, ChartSolidFill, Color, ConditionalFormat2ColorScale, Workbook,
-};
+use rust_xlsxwriter::{Color, ConditionalFormat2ColorScale, Workbook, XlsxError};
 
 const STATISTICS: [&str; 11] = [
     "n",
@@ -22,10 +20,11 @@ const STATISTICS: [&str; 11] = [
     "q3",
     "max",
 ];
-/// What a box is drawn from, and where it starts in the table.
+/// Lengths that a box is drawn from, which a chart can only take from cells: grey, right of what is printed.
 const BOX: [&str; 4] = ["q1 to median", "median to q3", "min to q1", "q3 to max"];
 
-pub fn write(workbook: &mut Workbook, content: &Content<'_>) -> Written {
+/// Returns where the numbers of each box chart are.
+pub fn write(workbook: &mut Workbook, content: &Content<'_>) -> Result<Vec<Boxes>, XlsxError> {
     let name = content.word("Distribution");
     let mut sheet = Sheet::add(workbook, content, name)?;
     let lead = content.lead();
@@ -65,7 +64,14 @@ pub fn write(workbook: &mut Workbook, content: &Content<'_>) -> Written {
                 .is_some_and(|all| all.label == "*");
             let first = first + u32::from(has_all);
             if content.headlines.contains(score) && score != "iou" && row > first {
-                charts.push((score.as_str(), index, first, row - 1));
+                charts.push(Boxes {
+                    score: score.clone(),
+                    model: index,
+                    rows: (first, row - 1),
+                    labels: lead + 1,
+                    q1: lead + 2 + 7,
+                    lengths: boxes,
+                });
             }
         }
     }
@@ -74,14 +80,9 @@ pub fn write(workbook: &mut Workbook, content: &Content<'_>) -> Written {
         .autofilter(0, 0, row - 1, lead + 1 + STATISTICS.len() as u16)?;
     sheet.raw.set_freeze_panes(1, lead + 2)?;
     sheet.raw.set_repeat_rows(0, 0)?;
-    row = histogram(&mut sheet, content, row + 1)? + 1;
-    let width = (240 + 80 * content.labels.len()).clamp(480, 1200);
-    for (index, (score, model, first, last)) in charts.into_iter().enumerate() {
-        let mut chart = box_chart(content, name, (first, last), boxes, (score, model));
-        chart.set_width(width as u32).set_height(320);
-        sheet.raw.insert_chart(row + 17 * index as u32, 0, &chart)?;
-    }
-    Ok(())
+    row = histogram(&mut sheet, content, row + 1)?;
+    sheet.raw.set_print_area(0, 0, row, boxes - 1)?;
+    Ok(charts)
 }
 
 /// Rows of one score of one model; returns the next free row.
@@ -90,7 +91,7 @@ fn statistics(
     content: &Content<'_>,
     (mut row, boxes): (u32, u16),
     (model, score): (&Model, &str),
-) -> Result<u32, rust_xlsxwriter::XlsxError> {
+) -> Result<u32, XlsxError> {
     let lead = content.lead();
     let format = content.styles.score(score);
     for target in &model.results.summary.labels {
@@ -141,77 +142,8 @@ fn statistics(
     Ok(row)
 }
 
-/// Stacked columns with error bars, as the format has no box chart that every program draws.
-fn box_chart(
-    content: &Content<'_>,
-    sheet: &str,
-    (first, last): (u32, u32),
-    boxes: u16,
-    (score, model): (&str, usize),
-) -> Chart {
-    let lead = content.lead();
-    let range = |col| ChartRange::new_from_range(sheet, first, col, last, col);
-    let q1 = lead + 2 + 7;
-    let mut chart = Chart::new(rust_xlsxwriter::ChartType::ColumnStacked);
-    let whisker = |col, direction| {
-        let mut bars = ChartErrorBars::new();
-        bars.set_type(ChartErrorBarsType::Custom(range(col), range(col)))
-            .set_direction(direction);
-        bars
-    };
-    let color = SERIES[model % SERIES.len()];
-    let mut outline = ChartLine::new();
-    outline.set_color(Color::Black).set_width(0.75);
-    for (index, col) in [q1, boxes, boxes + 1].into_iter().enumerate() {
-        let series = chart.add_series();
-        series
-            .set_categories(&range(lead + 1))
-            .set_values(&range(col))
-            .set_gap(80);
-        let mut fill = ChartSolidFill::new();
-        fill.set_color(color)
-            .set_transparency(if index == 1 { 30 } else { 60 });
-        match index {
-            0 => {
-                series.set_format(ChartFormat::new().set_no_fill().set_no_border());
-                series.set_y_error_bars(&whisker(boxes + 2, ChartErrorBarsDirection::Minus));
-            }
-            _ => {
-                series.set_format(
-                    ChartFormat::new()
-                        .set_solid_fill(&fill)
-                        .set_border(&outline),
-                );
-            }
-        }
-        if index == 2 {
-            series.set_y_error_bars(&whisker(boxes + 3, ChartErrorBarsDirection::Plus));
-        }
-    }
-    let title = numbers::title(score);
-    let mut text = format!(
-        "{title}: {}",
-        content.word("box: quartiles; whiskers: extremes")
-    );
-    if lead > 0 {
-        text = chart_text(&format!("{}, {text}", content.report.models[model].name));
-    }
-    chart.title().set_name(text.as_str());
-    chart.set_alt_text(text.as_str());
-    chart.y_axis().set_name(title.as_str()).set_min(0);
-    if numbers::is_share(score) {
-        chart.y_axis().set_max(1);
-    }
-    chart.legend().set_hidden();
-    chart
-}
-
 /// Cases by Dice in ten steps; returns the next free row.
-fn histogram(
-    sheet: &mut Sheet<'_>,
-    content: &Content<'_>,
-    mut row: u32,
-) -> Result<u32, rust_xlsxwriter::XlsxError> {
+fn histogram(sheet: &mut Sheet<'_>, content: &Content<'_>, mut row: u32) -> Result<u32, XlsxError> {
     let lead = content.lead();
     sheet.text_as(
         row,

@@ -4,6 +4,7 @@
 //! displayed. Sheets are split before they reach the row limit of the format. The document date is fixed.
 //! Writing costs memory for every cell, about 200 bytes each.
 
+mod charts;
 mod compare;
 mod confusion;
 mod distribution;
@@ -88,11 +89,13 @@ pub fn document(report: &Report<'_>, limits: Limits) -> Result<Vec<u8>, XlsxErro
     patients::write(&mut workbook, &content)?;
     slices::write(&mut workbook, &content)?;
     confusion::write(&mut workbook, &content)?;
-    distribution::write(&mut workbook, &content)?;
+    let boxes = distribution::write(&mut workbook, &content)?;
     worst::write(&mut workbook, &content)?;
-    if report.models.len() > 1 {
-        compare::write(&mut workbook, &content)?;
-    }
+    let points = match report.models.len() {
+        0 | 1 => Vec::new(),
+        _ => compare::write(&mut workbook, &content)?,
+    };
+    charts::write(&mut workbook, &content, &boxes, &points)?;
     failures::write(&mut workbook, &content)?;
     run::write(&mut workbook, &content)?;
     workbook.save_to_buffer()

@@ -2,14 +2,14 @@
 //! and links to slices and pictures.
 
 use super::Content;
-use super::sheet::{Sheet, VERMILLION, Written, width_of};
+use super::sheet::{BLUE, Sheet, Written, width_of};
 use crate::evaluate::case::{CaseScores, Status, TargetScores};
 use crate::report::numbers;
 use crate::report::worst::worst_slice;
 use rust_xlsxwriter::{
     ConditionalFormatCell, ConditionalFormatCellRule, ConditionalFormatCustomIcon,
-    ConditionalFormatIconSet, ConditionalFormatIconType, ConditionalFormatType, Sparkline, Table,
-    TableColumn, TableStyle, Workbook,
+    ConditionalFormatIconSet, ConditionalFormatIconType, ConditionalFormatType, Sparkline,
+    SparklineType, Table, TableColumn, TableStyle, Workbook,
 };
 use std::collections::BTreeSet;
 
@@ -192,9 +192,9 @@ fn write_row(sheet: &mut Sheet<'_>, content: &Content<'_>, row: u32, entry: &Row
             .set_range((place.sheet.as_str(), place.first, dice, place.last, dice))
             .set_custom_min(0)
             .set_custom_max(1)
-            .set_sparkline_color(super::sheet::BLUE)
-            .show_low_point(true)
-            .set_low_point_color(VERMILLION);
+            .set_sparkline_color(BLUE)
+            // Lines would vanish in programs that draw none across the blanks of other slices.
+            .set_type(SparklineType::Column);
         sheet.raw.add_sparkline(row, col + 1, &course)?;
     }
     let shown = content.report.worst.iter().position(|shown| {

@@ -78,7 +78,8 @@ impl Styles {
                 .set_align(FormatAlign::Right),
             link: plain()
                 .set_font_color(BLUE)
-                .set_underline(rust_xlsxwriter::FormatUnderline::Single),
+                .set_underline(rust_xlsxwriter::FormatUnderline::Single)
+                .set_align(FormatAlign::Center),
             pass: filled(0x0072B2).set_align(FormatAlign::Center),
             fail: filled(0xD55E00).set_align(FormatAlign::Center),
             count: plain().set_num_format("#,##0"),

@@ -34,6 +34,9 @@ pub fn write(workbook: &mut Workbook, content: &Content<'_>) -> Written {
     sheet.heads(row, lead, heads)?;
     sheet.heads(row, lead + 4, ["Dice", "HD95 (mm)"])?;
     sheet.heads(row, lead + 6, [word("worst slice"), word("picture")])?;
+    sheet.raw.set_row_height(row, 30)?;
+    // Before the pictures, which take their size from the cell.
+    sheet.raw.set_column_width_pixels(lead + 7, PICTURE[1])?;
     for (index, shown) in content.report.worst.iter().enumerate() {
         entry(&mut sheet, content, row_of(index), shown)?;
     }
@@ -45,7 +48,6 @@ pub fn write(workbook: &mut Workbook, content: &Content<'_>) -> Written {
     sheet.width(lead, width_of(content.labels.iter().map(String::as_str)))?;
     sheet.width(lead + 2, width_of(cases.map(|case| case.case.as_str())))?;
     sheet.width(lead + 3, 12.0)?;
-    sheet.raw.set_column_width_pixels(lead + 7, PICTURE[1])?;
     sheet.raw.set_freeze_panes(HEADS, 0)?;
     sheet.raw.set_repeat_rows(HEADS - 1, HEADS - 1)?;
     Ok(())
