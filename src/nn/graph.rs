@@ -3,6 +3,7 @@
 mod residual;
 
 use super::arch::{EncoderKind, UnetSpec};
+use super::kernel::Factors;
 use super::pack::{Feed, Packed, Shape};
 use super::partition::plan_op;
 use super::weights::{Tensor, Weights};
@@ -333,6 +334,15 @@ impl Builder<'_> {
         }
     }
 
+    /// What a layer that reads `feeds` multiplies where it computes plain sums. An image stays as exact as it is.
+    fn factors(&self, feeds: &[Feed]) -> Factors {
+        if self.graph.halves && feeds.iter().all(|feed| feed.value.is_some()) {
+            self.compute.isa.factors(self.compute.precision)
+        } else {
+            Factors::Single
+        }
+    }
+
     /// The stages of a `PlainConvUNet`; the last value of each.
     fn plain_encoder(&mut self, image: Feed) -> Result<Vec<Feed>, Error> {
         let mut current = vec![image];
@@ -417,7 +427,7 @@ impl Builder<'_> {
             stride,
             level: levels[0],
             channels_out,
-            packed: Packed::layout(self.compute.isa, &shape),
+            packed: Packed::layout(self.compute.isa, self.factors(&feeds), &shape),
             cell: None,
             finish: Finish::Normalised {
                 value: self.graph.values.len(),
@@ -427,10 +437,12 @@ impl Builder<'_> {
             before: None,
             after: None,
         };
+        // Half factors take up layers that gain less from fewer products of single precision.
+        let isa = self.compute.isa;
         let grid = self.grids[levels[0]];
         let mut cost = plan_op(&op, grid).cost;
         for cell in shape.winograd_cells(self.compute.precision) {
-            let layout = Packed::layout(self.compute.isa, &shape.for_cell(cell));
+            let layout = Packed::layout(isa, Factors::Single, &shape.for_cell(cell));
             let direct = (
                 op.cell.replace(cell),
                 std::mem::replace(&mut op.packed, layout),
@@ -482,7 +494,7 @@ impl Builder<'_> {
         };
         let blocks_in = shape.blocks();
         let [fz, fy, fx] = factor;
-        let mut packed = Packed::layout(self.compute.isa, &shape);
+        let mut packed = Packed::layout(self.compute.isa, self.factors(&feeds), &shape);
         packed.fill(&shape, |co, ci, _, [z, y, x]| {
             weight.data[(((ci * channels_out + co) * fz + z) * fy + y) * fx + x]
         })?;
@@ -529,7 +541,7 @@ impl Builder<'_> {
             cells: [1; 3],
         };
         let blocks_in = shape.blocks();
-        let mut packed = Packed::layout(self.compute.isa, &shape);
+        let mut packed = Packed::layout(self.compute.isa, Factors::Single, &shape);
         packed.fill(&shape, |co, ci, _, _| weight.data[co * channels_in + ci])?;
         let bias = bias.data.clone();
         self.graph.ops.push(Op {

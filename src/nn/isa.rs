@@ -2,7 +2,8 @@
 
 use std::sync::OnceLock;
 
-use super::Error;
+use super::kernel::Factors;
+use super::{Error, Precision};
 
 /// An instruction set with its own kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,11 +14,13 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ and VL.
     Avx512,
+    /// The same with AVX512_BF16: products of 16-bit floats, where the precision allows them.
+    Avx512Bf16,
 }
 
 impl Isa {
     /// All sets, the portable one first.
-    pub const ALL: [Self; 3] = [Self::Scalar, Self::Avx2, Self::Avx512];
+    pub const ALL: [Self; 4] = [Self::Scalar, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
 
     /// The sets of this machine, the portable one first.
     pub fn available() -> impl Iterator<Item = Self> {
@@ -30,7 +33,7 @@ impl Isa {
         *BEST.get_or_init(|| Self::available().last().unwrap_or(Self::Scalar))
     }
 
-    /// The set called `name` (`scalar`, `avx2` or `avx512`), as a user forces it.
+    /// The set called `name` (`scalar`, `avx2`, `avx512` or `avx512bf16`), as a user forces it.
     ///
     /// # Errors
     ///
@@ -49,6 +52,7 @@ impl Isa {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Avx512Bf16 => "avx512bf16",
         }
     }
 
@@ -65,9 +69,21 @@ impl Isa {
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vl")
             }
+            Self::Avx512Bf16 => {
+                Self::Avx512.is_available() && is_x86_feature_detected!("avx512bf16")
+            }
         };
         #[cfg(not(target_arch = "x86_64"))]
         return matches!(self, Self::Scalar);
+    }
+
+    /// What a kernel of `precision` multiplies where it computes plain sums.
+    pub(crate) fn factors(self, precision: Precision) -> Factors {
+        match self {
+            // The portable kernels state what the fast ones compute.
+            Self::Scalar | Self::Avx512Bf16 if precision.keeps_halves() => Factors::Half,
+            _ => Factors::Single,
+        }
     }
 
     /// Itself, if the machine can run it.

@@ -55,10 +55,10 @@ impl Number for bf16 {
 }
 
 #[inline(always)]
-fn stage_row_impl<T: Number, const B: usize, const FMA: bool>(
+fn stage_row_impl<T: Number, U: Number, const B: usize, const FMA: bool>(
     source: &[T],
     step: usize,
-    target: &mut [f32],
+    target: &mut [U],
     activation: Activation<'_>,
 ) {
     let scale: &[f32; B] = activation.scale.try_into().expect("one scale per channel");
@@ -73,7 +73,7 @@ fn stage_row_impl<T: Number, const B: usize, const FMA: bool>(
             } else {
                 from[lane].widen() * scale[lane] + shift[lane]
             };
-            to[lane] = if value < 0.0 { value * slope } else { value };
+            to[lane] = U::narrow(if value < 0.0 { value * slope } else { value });
         }
     }
 }
@@ -127,13 +127,13 @@ macro_rules! compile_for {
             use super::{Activation, Number, store_biased_impl, store_sums_impl};
 
             #[target_feature(enable = $features)]
-            pub(super) fn stage_row<T: Number, const B: usize>(
+            pub(super) fn stage_row<T: Number, U: Number, const B: usize>(
                 source: &[T],
                 step: usize,
-                target: &mut [f32],
+                target: &mut [U],
                 activation: Activation<'_>,
             ) {
-                super::stage_row_impl::<T, B, true>(source, step, target, activation);
+                super::stage_row_impl::<T, U, B, true>(source, step, target, activation);
             }
 
             #[target_feature(enable = $features)]
@@ -164,23 +164,23 @@ compile_for!(avx2, "avx2,fma");
 compile_for!(avx512, "avx512f,avx512bw,avx512dq,avx512vl");
 
 macro_rules! dispatch {
-    ($isa:expr, $block:expr, $name:ident, $scalar8:expr, $scalar16:expr, ($($arg:expr),*)) => {
+    ($isa:expr, $block:expr, $name:ident<$($hole:tt),+>, $scalar8:expr, $scalar16:expr, ($($arg:expr),*)) => {
         match ($isa, $block) {
             (Isa::Scalar, 8) => $scalar8($($arg),*),
             (Isa::Scalar, _) => $scalar16($($arg),*),
             // SAFETY: an `Isa` other than `Scalar` reaches the engine only after `Isa::require` found it
             // on this machine.
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, 8) => unsafe { avx2::$name::<_, 8>($($arg),*) },
+            (Isa::Avx2, 8) => unsafe { avx2::$name::<$($hole,)+ 8>($($arg),*) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, _) => unsafe { avx2::$name::<_, 16>($($arg),*) },
+            (Isa::Avx2, _) => unsafe { avx2::$name::<$($hole,)+ 16>($($arg),*) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512, 8) => unsafe { avx512::$name::<_, 8>($($arg),*) },
+            (Isa::Avx512 | Isa::Avx512Bf16, 8) => unsafe { avx512::$name::<$($hole,)+ 8>($($arg),*) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512, _) => unsafe { avx512::$name::<_, 16>($($arg),*) },
+            (Isa::Avx512 | Isa::Avx512Bf16, _) => unsafe { avx512::$name::<$($hole,)+ 16>($($arg),*) },
             #[cfg(not(target_arch = "x86_64"))]
             _ => unreachable!("only the portable code exists on this machine"),
         }
@@ -188,20 +188,20 @@ macro_rules! dispatch {
 }
 
 /// Copies every `step`-th block of `source` to `target`, activated, until one of them ends.
-pub(crate) fn stage_row<T: Number>(
+pub(crate) fn stage_row<T: Number, U: Number>(
     isa: Isa,
     block: usize,
     source: &[T],
     step: usize,
-    target: &mut [f32],
+    target: &mut [U],
     activation: Activation<'_>,
 ) {
     dispatch!(
         isa,
         block,
-        stage_row,
-        stage_row_impl::<_, 8, false>,
-        stage_row_impl::<_, 16, false>,
+        stage_row<_, _>,
+        stage_row_impl::<_, _, 8, false>,
+        stage_row_impl::<_, _, 16, false>,
         (source, step, target, activation)
     );
 }
@@ -219,7 +219,7 @@ pub(crate) fn store_sums<T: Number>(
     dispatch!(
         isa,
         block,
-        store_sums,
+        store_sums<_>,
         store_sums_impl::<_, 8>,
         store_sums_impl::<_, 16>,
         (tile, width, target, sums)
@@ -239,7 +239,7 @@ pub(crate) fn store_biased<T: Number>(
     dispatch!(
         isa,
         block,
-        store_biased,
+        store_biased<_>,
         store_biased_impl::<_, 8>,
         store_biased_impl::<_, 16>,
         (tile, width, target, step, bias)

@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::arena::Floats;
-use super::kernel::Kernel;
+use super::arena::{Floats, Stored, halves, halves_mut};
+use super::kernel::{Factors, Kernel, Numbers};
+use super::lanes::Number;
 use super::window::{Tap, taps};
 use super::winograd::{Cell, transform_weights};
 use super::{Error, Isa, Precision};
@@ -28,7 +29,7 @@ pub(crate) struct Group {
     pub first: usize,
     /// Position inside the upsampled cell `[z, y, x]`; zero unless the convolution is transposed.
     pub cell: [usize; 3],
-    /// Floats of [`Packed::weights`].
+    /// Numbers of [`Packed::weights`].
     pub weights: Range<usize>,
 }
 
@@ -40,8 +41,10 @@ pub(crate) struct Packed {
     pub groups: Vec<Group>,
     /// Cells per stretch of output channels.
     pub cells: usize,
-    /// All weights.
-    pub weights: Floats,
+    /// What the kernels multiply.
+    pub factors: Factors,
+    /// All weights, as what the kernels multiply.
+    weights: Floats,
 }
 
 /// The shape of a layer's weights as far as packing needs it.
@@ -126,12 +129,12 @@ impl Shape<'_> {
 
 impl Packed {
     /// Kernels and groups for `shape`, without weights yet: enough to plan with.
-    pub fn layout(isa: Isa, shape: &Shape<'_>) -> Self {
+    pub fn layout(isa: Isa, factors: Factors, shape: &Shape<'_>) -> Self {
         let widths = Kernel::widths(isa, shape.channels_out, shape.block_out);
         let mut kernels: Vec<Kernel> = Vec::new();
         for &width in &widths {
             if kernels.iter().all(|kernel| kernel.width != width) {
-                kernels.push(Kernel::select(isa, width, shape.block_in));
+                kernels.push(Kernel::select(isa, factors, width, shape.block_in));
             }
         }
         let pack = kernels.first().map_or(1, |kernel| kernel.pack);
@@ -164,7 +167,17 @@ impl Packed {
             kernels,
             groups,
             cells,
+            factors,
             weights: Floats::default(),
+        }
+    }
+
+    /// The weights of a group.
+    pub fn weights(&self, group: &Group) -> Numbers<'_> {
+        let weights = self.weights.as_slice();
+        match self.factors {
+            Factors::Single => Stored::Single(&weights[group.weights.clone()]),
+            Factors::Half => Stored::Half(&halves(weights)[group.weights.clone()]),
         }
     }
 
@@ -173,9 +186,10 @@ impl Packed {
         self.floats() * size_of::<f32>()
     }
 
-    /// Floats of all weights.
+    /// Words of 32 bits of all weights.
     pub fn floats(&self) -> usize {
-        self.groups.last().map_or(0, |group| group.weights.end)
+        let numbers = self.groups.last().map_or(0, |group| group.weights.end);
+        self.factors.words(numbers)
     }
 
     /// Takes in `weight(output channel, input channel, tap, cell)`, for the shape of the layout.
@@ -188,10 +202,25 @@ impl Packed {
         shape: &Shape<'_>,
         weight: impl Fn(usize, usize, [usize; 3], [usize; 3]) -> f32 + Sync,
     ) -> Result<(), Error> {
-        self.weights = Floats::zeroed(self.floats(), "network weights")?;
+        let mut weights = Floats::zeroed(self.floats(), "network weights")?;
+        let numbers = weights.as_mut_slice();
+        match self.factors {
+            Factors::Single => self.fill_groups(shape, numbers, weight),
+            Factors::Half => self.fill_groups(shape, halves_mut(numbers), weight),
+        }
+        self.weights = weights;
+        Ok(())
+    }
+
+    /// Writes `weight(output channel, input channel, tap, cell)` to the places of the groups in `rest`.
+    fn fill_groups<T: Number + Send>(
+        &self,
+        shape: &Shape<'_>,
+        mut rest: &mut [T],
+        weight: impl Fn(usize, usize, [usize; 3], [usize; 3]) -> f32 + Sync,
+    ) {
         let pack = self.kernels.first().map_or(1, |kernel| kernel.pack);
         let taps = taps(shape.kernel, shape.stride, shape.blocks());
-        let mut rest = self.weights.as_mut_slice();
         let mut parts = Vec::with_capacity(self.groups.len());
         for group in &self.groups {
             let (part, behind) = rest.split_at_mut(group.weights.len());
@@ -211,14 +240,13 @@ impl Packed {
                         };
                         for n in 0..outputs {
                             data[row + n * pack + lane] =
-                                weight(group.first + n, channel, at, group.cell);
+                                T::narrow(weight(group.first + n, channel, at, group.cell));
                         }
                     }
                     row += pack * width;
                 }
             }
         });
-        Ok(())
     }
 
     /// Takes in weights `[out][in][z][y][x]` transformed for `cell`; the layout is that of

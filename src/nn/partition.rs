@@ -5,7 +5,7 @@
 
 use super::arena::LINE;
 use super::graph::Op;
-use super::kernel::{Chunk, Kernel, Run};
+use super::kernel::{Chunk, Factors, Kernel, Run};
 use super::window::{Window, output_grid};
 use super::winograd::Cell;
 
@@ -24,8 +24,10 @@ pub(crate) struct OpPlan {
     pub runs: Vec<Run>,
     /// Runs summed in one go.
     pub chunks: Vec<Chunk>,
-    /// Floats of the slab.
-    pub slab_floats: usize,
+    /// What the slab holds.
+    pub factors: Factors,
+    /// Numbers of the slab.
+    pub slab_numbers: usize,
     /// Winograd's algorithm instead of the runs.
     pub cells: Option<CellPlan>,
     /// Floats of the tile or, with several chunks, of the tiles of one segment.
@@ -44,7 +46,12 @@ impl OpPlan {
             Some(cells) => cells.input_floats + cells.product_floats + cells.line_floats,
             None => self.tile_floats,
         };
-        self.slab_floats.next_multiple_of(LINE) + work
+        self.slab_words() + work
+    }
+
+    /// Words of 32 bits of the slab, whole lines.
+    pub fn slab_words(&self) -> usize {
+        self.factors.words(self.slab_numbers).next_multiple_of(LINE)
     }
 }
 
@@ -126,8 +133,10 @@ fn choose(
         for &rows in &rows {
             let window = window_for(op, grid, [planes, rows]);
             let boxes = output[0].div_ceil(planes) * output[1].div_ceil(rows);
-            let staging = window.slab_floats() as f64 * 0.3;
-            let bytes = ((window.slab_floats() + work_floats) * size_of::<f32>()) as f64;
+            let numbers = window.slab_numbers();
+            let words = op.packed.factors.words(numbers) + work_floats;
+            let staging = numbers as f64 * 0.3;
+            let bytes = (words * size_of::<f32>()) as f64;
             // Beyond the second-level cache every tap waits a little longer.
             let spill = 1.0 + 0.1 * (bytes / FAST_BYTES - 1.0).clamp(0.0, 8.0);
             let compute = compute(&window) * spill;
@@ -220,7 +229,8 @@ pub(crate) fn plan_boxes(op: &Op, grid: [usize; 3], choice: Choice) -> OpPlan {
         cost,
         boxes: [output[0].div_ceil(extent[0]), output[1].div_ceil(extent[1])],
         splits,
-        slab_floats: window.slab_floats(),
+        factors: op.packed.factors,
+        slab_numbers: window.slab_numbers(),
         tile_floats,
         cells: op.cell.map(|cell| cell_plan(op, cell)),
         window,

@@ -66,7 +66,7 @@ pub(crate) struct Window {
     pub extent: [usize; 2],
     /// Channel blocks staged.
     pub blocks: usize,
-    /// Floats per position and block.
+    /// Numbers per position and block.
     pub block: usize,
     /// Rows from one staged plane to the next.
     pub rows: usize,
@@ -162,8 +162,8 @@ impl Window {
         index * self.phase_positions()
     }
 
-    /// Floats of the slab.
-    pub fn slab_floats(&self) -> usize {
+    /// Numbers of the slab.
+    pub fn slab_numbers(&self) -> usize {
         (self.phase_start(self.blocks, [0; 3]) + SLACK) * self.block
     }
 

@@ -526,7 +526,7 @@ pub(crate) fn input_cell(
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::input_cell(cell, from, plane, row, to, step),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => avx512::input_cell(cell, from, plane, row, to, step),
+            Isa::Avx512 | Isa::Avx512Bf16 => avx512::input_cell(cell, from, plane, row, to, step),
             #[cfg(not(target_arch = "x86_64"))]
             _ => unreachable!("only the portable code exists on this machine"),
         }
@@ -556,7 +556,7 @@ pub(crate) fn output_cell(
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::output_cell(cell, from, step, to, row),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => avx512::output_cell(cell, from, step, to, row),
+            Isa::Avx512 | Isa::Avx512Bf16 => avx512::output_cell(cell, from, step, to, row),
             #[cfg(not(target_arch = "x86_64"))]
             _ => unreachable!("only the portable code exists on this machine"),
         }

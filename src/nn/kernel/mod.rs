@@ -6,6 +6,10 @@
 //! all taps along x. Everything a layer knows about kernel size, stride and padding is in the run
 //! offsets, so the kernels have no edge cases.
 //!
+//! Kernels multiply single-precision numbers or, for `bf16` ([`Factors::Half`]), pairs of 16-bit floats whose
+//! products are summed in single precision: slab, runs and weights then count 16-bit numbers, two to a
+//! step (`pack` = 2).
+//!
 //! Width 8 on AVX-512 would leave half of each register empty; there a register holds the products of
 //! two neighbouring floats of the run (`pack` = 2) and the halves are added at the end.
 
@@ -13,16 +17,42 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512bf16;
 mod scalar;
+#[cfg(test)]
+mod tests;
+
+use half::bf16;
 
 use super::Isa;
+use super::arena::Stored;
 
-/// A stretch of staged floats every position of a tile multiplies with successive weight rows.
+/// What a kernel multiplies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Factors {
+    /// 32-bit floats.
+    Single,
+    /// 16-bit floats with the exponent of 32-bit ones.
+    Half,
+}
+
+impl Factors {
+    /// Words of 32 bits that hold so many numbers.
+    pub fn words(self, numbers: usize) -> usize {
+        match self {
+            Self::Single => numbers,
+            Self::Half => numbers.div_ceil(2),
+        }
+    }
+}
+
+/// A stretch of staged numbers every position of a tile multiplies with successive weight rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Run {
-    /// Floats from a position's own place in the slab to the stretch.
+    /// Numbers from a position's own place in the slab to the stretch.
     pub offset: usize,
-    /// Weight rows, i.e. floats divided by the kernel's `pack`.
+    /// Weight rows, i.e. numbers divided by the kernel's `pack`.
     pub steps: usize,
 }
 
@@ -33,7 +63,7 @@ pub(crate) struct Chunk {
     pub runs: std::ops::Range<usize>,
     /// First and past-the-last weight row.
     pub steps: std::ops::Range<usize>,
-    /// Floats from a position to the end of the farthest run.
+    /// Numbers from a position to the end of the farthest run.
     pub reach: usize,
 }
 
@@ -41,17 +71,44 @@ pub(crate) struct Chunk {
 /// `[rows][width]`; whether to add to `c` or overwrite it.
 type TileFn = unsafe fn(a: *const f32, runs: &[Run], w: *const f32, c: *mut f32, accumulate: bool);
 
+/// As [`TileFn`] for 16-bit floats.
+type HalfTileFn =
+    unsafe fn(a: *const bf16, runs: &[Run], w: *const bf16, c: *mut f32, accumulate: bool);
+
 /// The kernels of one instruction set for one tile width and position stride.
 #[derive(Clone)]
 pub(crate) struct Kernel {
     /// Output channels of a tile.
     pub width: usize,
-    /// Consecutive floats of a run that one weight row covers (1 or 2).
+    /// Consecutive numbers of a run that one weight row covers (1 or 2).
     pub pack: usize,
-    /// Floats from one position to the next in the slab.
+    /// Numbers from one position to the next in the slab.
     stride: usize,
-    /// Row counts available, ascending, with their kernels.
-    menu: Vec<(usize, TileFn)>,
+    /// Row counts available, ascending.
+    rows: Vec<usize>,
+    /// Their kernels.
+    menu: Stored<Vec<TileFn>, Vec<HalfTileFn>>,
+}
+
+/// Staged numbers or weights.
+pub(crate) type Numbers<'a> = Stored<&'a [f32], &'a [bf16]>;
+
+impl<'a> Numbers<'a> {
+    /// How many there are.
+    pub fn len(self) -> usize {
+        match self {
+            Stored::Single(numbers) => numbers.len(),
+            Stored::Half(numbers) => numbers.len(),
+        }
+    }
+
+    /// Some of them.
+    pub fn part(self, range: std::ops::Range<usize>) -> Numbers<'a> {
+        match self {
+            Stored::Single(numbers) => Stored::Single(&numbers[range]),
+            Stored::Half(numbers) => Stored::Half(&numbers[range]),
+        }
+    }
 }
 
 /// A tile of a stretch of positions: where it starts and which kernel takes it.
@@ -67,22 +124,39 @@ pub(crate) struct TileSlot {
 
 impl Kernel {
     /// Kernels for tiles of `width` (8, 16 or 32) channels over positions `stride` floats apart
-    /// (1, 2, 4, 8 or 16).
-    pub fn select(isa: Isa, width: usize, stride: usize) -> Self {
+    /// (1, 2, 4, 8 or 16; 8 or 16 for half factors, which only the sets of [`Isa::factors`] have).
+    pub fn select(isa: Isa, factors: Factors, width: usize, stride: usize) -> Self {
+        if factors == Factors::Half {
+            let menu = match isa {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512Bf16 => avx512bf16::menu(width, stride),
+                _ => scalar::half_menu(width, stride),
+            };
+            let (rows, menu) = menu.into_iter().unzip();
+            return Self {
+                width,
+                pack: 2,
+                stride,
+                rows,
+                menu: Stored::Half(menu),
+            };
+        }
         let (pack, menu) = match isa {
             Isa::Scalar => scalar::menu(width, stride),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::menu(width, stride),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => avx512::menu(width, stride),
+            Isa::Avx512 | Isa::Avx512Bf16 => avx512::menu(width, stride),
             #[cfg(not(target_arch = "x86_64"))]
             _ => unreachable!("only the portable kernels exist on this machine"),
         };
+        let (rows, menu) = menu.into_iter().unzip();
         Self {
             width,
             pack,
             stride,
-            menu,
+            rows,
+            menu: Stored::Single(menu),
         }
     }
 
@@ -91,7 +165,8 @@ impl Kernel {
         let mut blocks = channels.div_ceil(block);
         let mut widths = Vec::new();
         while blocks > 0 {
-            let pair = isa == Isa::Avx512 && block == 16 && blocks >= 2;
+            let wide = matches!(isa, Isa::Avx512 | Isa::Avx512Bf16);
+            let pair = wide && block == 16 && blocks >= 2;
             widths.push(if pair { 2 * block } else { block });
             blocks -= if pair { 2 } else { 1 };
         }
@@ -100,7 +175,7 @@ impl Kernel {
 
     /// Most positions one call computes.
     pub fn max_rows(&self) -> usize {
-        self.menu.last().map_or(1, |entry| entry.0)
+        self.rows.last().copied().unwrap_or(1)
     }
 
     /// Number of tiles for a stretch of `positions`.
@@ -115,9 +190,9 @@ impl Kernel {
             let start = index * positions / count;
             let rows = (index + 1) * positions / count - start;
             let entry = self
-                .menu
+                .rows
                 .iter()
-                .position(|entry| entry.0 >= rows)
+                .position(|&most| most >= rows)
                 .expect("tiles are no larger than the largest kernel");
             TileSlot { start, rows, entry }
         })
@@ -130,15 +205,15 @@ impl Kernel {
     pub fn run(
         &self,
         tile: TileSlot,
-        slab: &[f32],
+        slab: Numbers<'_>,
         first: usize,
         runs: &[Run],
         chunk: &Chunk,
-        weights: &[f32],
+        weights: Numbers<'_>,
         c: &mut [f32],
         accumulate: bool,
     ) {
-        let (rows, func) = self.menu[tile.entry];
+        let rows = self.rows[tile.entry];
         let start = first * self.stride;
         assert!(
             start + (rows - 1) * self.stride + chunk.reach <= slab.len(),
@@ -153,19 +228,23 @@ impl Kernel {
             runs.iter()
                 .all(|run| run.offset + run.steps * self.pack <= chunk.reach)
         );
-        // SAFETY: every float the kernel reads from the slab lies below `start + (rows - 1) * stride +
+        // SAFETY: every number the kernel reads from the slab lies below `start + (rows - 1) * stride +
         // reach` because no run ends behind `reach` (checked when the chunk is built and in debug
         // builds here); it reads `steps` weight rows and writes `rows * width` floats, all asserted
         // above. The kernel's instruction set is available: a `Kernel` is selected with an `Isa` that
         // was checked when the network was built.
         unsafe {
-            func(
-                slab.as_ptr().add(start),
-                runs,
-                weights.as_ptr(),
-                c.as_mut_ptr(),
-                accumulate,
-            );
+            match (&self.menu, slab, weights) {
+                (Stored::Single(menu), Stored::Single(slab), Stored::Single(weights)) => {
+                    let (slab, weights) = (slab.as_ptr().add(start), weights.as_ptr());
+                    menu[tile.entry](slab, runs, weights, c.as_mut_ptr(), accumulate);
+                }
+                (Stored::Half(menu), Stored::Half(slab), Stored::Half(weights)) => {
+                    let (slab, weights) = (slab.as_ptr().add(start), weights.as_ptr());
+                    menu[tile.entry](slab, runs, weights, c.as_mut_ptr(), accumulate);
+                }
+                _ => unreachable!("slab and weights are made for the kernel"),
+            }
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Portable kernels: the plain statement of what the others compute.
 
-use super::{Run, TileFn};
+use half::bf16;
+
+use super::{HalfTileFn, Run, TileFn};
 
 /// Menu of row counts; see [`super::Kernel`].
 pub(super) fn menu(width: usize, stride: usize) -> (usize, Vec<(usize, TileFn)>) {
@@ -64,5 +66,61 @@ unsafe fn tile<const W: usize, const STRIDE: usize>(
         }
         // SAFETY: as above.
         unsafe { target.write_unaligned(*sum) };
+    }
+}
+
+/// Kernels for pairs of 16-bit floats; the oracle of those with VDPBF16PS.
+pub(super) fn half_menu(width: usize, stride: usize) -> Vec<(usize, HalfTileFn)> {
+    let func = match (width, stride) {
+        (8, 8) => half_tile::<8, 8>,
+        (8, _) => half_tile::<8, 16>,
+        (_, 8) => half_tile::<16, 8>,
+        (_, _) => half_tile::<16, 16> as HalfTileFn,
+    };
+    vec![(ROWS, func)]
+}
+
+/// Products of 16-bit floats are exact in single precision; the second of a pair is added first.
+///
+/// # Safety
+///
+/// `a` must be readable for `(ROWS - 1) * STRIDE` numbers plus the end of every run (two numbers per step),
+/// `w` for one row of `2 W` numbers per step and `c` writable for `ROWS * W` floats.
+unsafe fn half_tile<const W: usize, const STRIDE: usize>(
+    a: *const bf16,
+    runs: &[Run],
+    w: *const bf16,
+    c: *mut f32,
+    accumulate: bool,
+) {
+    let mut sums = [[0f32; W]; ROWS];
+    let mut row = w;
+    for run in runs {
+        for step in 0..run.steps {
+            // SAFETY: by the function's contract there is one row of `W` pairs per step.
+            let weights = unsafe { row.cast::<[[bf16; 2]; W]>().read_unaligned() };
+            for (m, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: by the function's contract the run is readable for every position.
+                let [x, y] = unsafe {
+                    let pair = a.add(run.offset + 2 * step + m * STRIDE);
+                    pair.cast::<[bf16; 2]>().read_unaligned()
+                };
+                for (s, [first, second]) in sum.iter_mut().zip(&weights) {
+                    *s += y.to_f32() * second.to_f32();
+                    *s += x.to_f32() * first.to_f32();
+                }
+            }
+            // SAFETY: moves at most one past the last row.
+            row = unsafe { row.add(2 * W) };
+        }
+    }
+    for (m, sum) in sums.iter().enumerate() {
+        for (n, value) in sum.iter().enumerate() {
+            // SAFETY: by the function's contract `c` holds `ROWS` rows of `W`, initialised when added to.
+            unsafe {
+                let target = c.add(m * W + n);
+                *target = if accumulate { *target + value } else { *value };
+            }
+        }
     }
 }

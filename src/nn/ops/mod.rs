@@ -13,8 +13,9 @@ use std::sync::Mutex;
 use half::bf16;
 use rayon::prelude::*;
 
-use super::arena::{Floats, LINE, Shared, Stored, all_finite};
+use super::arena::{Floats, Shared, Stored, all_finite, halves, halves_mut};
 use super::graph::{Finish, Op, Value};
+use super::kernel::{Factors, Numbers};
 use super::pack::Group;
 use super::partition::OpPlan;
 use super::{Error, Isa};
@@ -238,7 +239,7 @@ impl Job<'_> {
             first,
             count,
         };
-        let (slab, rest) = scratch.split_at_mut(plan.slab_floats.next_multiple_of(LINE));
+        let (slab, rest) = scratch.split_at_mut(plan.slab_words());
         let staged = match &plan.cells {
             // Whole cells, zeros beyond the volume.
             Some(cells) => [
@@ -247,24 +248,35 @@ impl Job<'_> {
             ],
             None => count,
         };
-        stage::stage(self.isa, window, first, staged, self.inputs, slab);
+        let numbers: Numbers<'_> = match plan.factors {
+            Factors::Single => {
+                stage::stage(self.isa, window, first, staged, self.inputs, slab);
+                Stored::Single(slab)
+            }
+            Factors::Half => {
+                let halved = halves_mut(slab);
+                stage::stage(self.isa, window, first, staged, self.inputs, halved);
+                Stored::Half(halves(slab))
+            }
+        };
         let (groups, cells) = (&self.op.packed.groups, self.op.packed.cells);
         let units = groups.len() / cells;
         let (from, to) = (
             split * units / plan.splits,
             (split + 1) * units / plan.splits,
         );
-        if let Some(cell_plan) = &plan.cells {
+        if let (Some(cell_plan), Stored::Single(slab)) = (&plan.cells, numbers) {
             self.winograd(cell_plan, from..to, extent, slab, rest);
             return Ok(());
         }
         let tile = &mut rest[..plan.tile_floats];
         let groups = &groups[from * cells..to * cells];
         if let Sink::Boxes { take, pool } = self.sink {
-            return pool.with(|values| self.hand_on(groups, extent, slab, tile, values, take))?;
+            return pool
+                .with(|values| self.hand_on(groups, extent, numbers, tile, values, take))?;
         }
         for group in groups {
-            self.group(group, extent, slab, tile);
+            self.group(group, extent, numbers, tile);
         }
         Ok(())
     }
@@ -274,7 +286,7 @@ impl Job<'_> {
         &self,
         groups: &[Group],
         extent: Extent,
-        slab: &[f32],
+        slab: Numbers<'_>,
         tile: &mut [f32],
         values: &mut [f32],
         take: &TakeLogits<'_>,
@@ -317,10 +329,10 @@ impl Job<'_> {
     }
 
     /// Computes one group of output channels in one box.
-    fn group(&self, group: &Group, extent: Extent, slab: &[f32], tile: &mut [f32]) {
+    fn group(&self, group: &Group, extent: Extent, slab: Numbers<'_>, tile: &mut [f32]) {
         let (plan, packed) = (self.plan, &self.op.packed);
         let kernel = &packed.kernels[group.kernel];
-        let weights = &packed.weights.as_slice()[group.weights.clone()];
+        let weights = packed.weights(group);
         let row = kernel.width * kernel.pack;
         let mut sums = [0f64; 64];
         let segments = plan.window.segments(extent.count, kernel.max_rows());
@@ -334,7 +346,7 @@ impl Job<'_> {
                 0
             };
             for (index, chunk) in plan.chunks.iter().enumerate() {
-                let weights = &weights[chunk.steps.start * row..chunk.steps.end * row];
+                let weights = weights.part(chunk.steps.start * row..chunk.steps.end * row);
                 for (number, slot) in kernel.tiles(count).enumerate() {
                     let position = first + slot.start;
                     let c = &mut tile[number * place..];

@@ -3,19 +3,19 @@
 use super::Input;
 use crate::nn::Isa;
 use crate::nn::arena::Stored;
-use crate::nn::lanes::{Activation, stage_row};
+use crate::nn::lanes::{Activation, Number, stage_row};
 use crate::nn::window::Window;
 
 /// Stages the inputs for the box of `count` output planes and rows at `first`.
 ///
 /// Layout: [`Window`]. Every float a valid output position can read is written.
-pub(super) fn stage(
+pub(super) fn stage<T: Number>(
     isa: Isa,
     window: &Window,
     first: [usize; 2],
     count: [usize; 2],
     inputs: &[Input<'_>],
-    slab: &mut [f32],
+    slab: &mut [T],
 ) {
     let mut block = 0;
     for input in inputs {
@@ -43,7 +43,7 @@ fn phases(window: &Window) -> impl Iterator<Item = [usize; 3]> {
 
 /// Stages one phase of one channel block.
 #[allow(clippy::too_many_arguments)]
-fn stage_phase(
+fn stage_phase<T: Number>(
     isa: Isa,
     window: &Window,
     first: [usize; 2],
@@ -51,7 +51,7 @@ fn stage_phase(
     phase: [usize; 3],
     input: &Input<'_>,
     local: usize,
-    part: &mut [f32],
+    part: &mut [T],
 ) {
     let block = window.block;
     let (planes, rows) = (window.staged_planes(count[0]), window.staged_rows(count[1]));
@@ -75,22 +75,22 @@ fn stage_phase(
             let start = (plane * window.rows + row) * row_floats;
             let target = &mut part[start..start + row_floats];
             let (Some(z), Some(y)) = (z, y) else {
-                target.fill(0.0);
+                target.fill(T::narrow(0.0));
                 continue;
             };
-            target[..begin * block].fill(0.0);
-            target[end * block..].fill(0.0);
+            target[..begin * block].fill(T::narrow(0.0));
+            target[end * block..].fill(T::narrow(0.0));
             let target = &mut target[begin * block..end * block];
             read_row(isa, window, input, local, [z, y, x], target);
         }
         if rows < window.rows {
             // The right padding of the last row, which the next staged row would hold.
             let start = (plane * window.rows + rows) * row_floats;
-            part[start..start + window.pad(2) * block].fill(0.0);
+            part[start..start + window.pad(2) * block].fill(T::narrow(0.0));
         }
     }
     let start = planes * window.rows * row_floats;
-    part[start..start + window.tail() * block].fill(0.0);
+    part[start..start + window.tail() * block].fill(T::narrow(0.0));
 }
 
 /// The input coordinate of a staged plane or row, `None` in the padding.
@@ -101,13 +101,13 @@ fn source(window: &Window, axis: usize, staged: usize, phase: usize) -> Option<u
 }
 
 /// Reads one row of voxels from `[z, y, x]` on into `target`.
-fn read_row(
+fn read_row<T: Number>(
     isa: Isa,
     window: &Window,
     input: &Input<'_>,
     local: usize,
     [z, y, x]: [usize; 3],
-    target: &mut [f32],
+    target: &mut [T],
 ) {
     let [depth, height, width] = window.input;
     let (block, step) = (window.block, window.stride[2]);
@@ -146,20 +146,20 @@ fn read_row(
                 let channel = local * block + lane;
                 let lanes = target.iter_mut().skip(lane).step_by(block);
                 if channel >= *channels {
-                    lanes.for_each(|to| *to = 0.0);
+                    lanes.for_each(|to| *to = T::narrow(0.0));
                     continue;
                 }
                 let start = ((channel * depth + z) * height + y) * width;
                 let row = &data[start..start + width];
                 if flip[2] {
                     let row = row.iter().rev().skip(x).step_by(step);
-                    lanes.zip(row).for_each(|(to, from)| *to = *from);
+                    lanes.zip(row).for_each(|(to, from)| *to = T::narrow(*from));
                 } else if block == 1 && step == 1 {
-                    let len = target.len();
-                    target.copy_from_slice(&row[x..x + len]);
+                    let numbers = target.iter_mut().zip(&row[x..]);
+                    numbers.for_each(|(to, from)| *to = T::narrow(*from));
                 } else {
                     let row = row.iter().skip(x).step_by(step);
-                    lanes.zip(row).for_each(|(to, from)| *to = *from);
+                    lanes.zip(row).for_each(|(to, from)| *to = T::narrow(*from));
                 }
             }
         }

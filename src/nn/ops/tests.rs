@@ -1,6 +1,7 @@
 //! Single operations against plain f64 loops: every instruction set, odd sizes, every way to cut boxes.
 
 use super::*;
+use crate::nn::Precision;
 use crate::nn::graph::Value;
 use crate::nn::kernel::Kernel;
 use crate::nn::pack::{Feed, Packed, Shape};
@@ -84,15 +85,28 @@ fn naive(case: &Case, input: &[f64], weight: &[f32]) -> Vec<f64> {
 
 /// Runs `case` with boxes of `extent` on `isa` and compares raw values and sums with [`naive`].
 fn check(case: &Case, isa: Isa, extent: [usize; 2], splits: usize) {
-    check_algorithm(case, isa, extent, splits, None);
+    check_algorithm(case, isa, Factors::Single, extent, splits, None);
+    if !case.image && isa.factors(Precision::Bf16) == Factors::Half {
+        check_algorithm(case, isa, Factors::Half, extent, splits, None);
+    }
 }
 
-fn check_algorithm(case: &Case, isa: Isa, extent: [usize; 2], splits: usize, cell: Option<Cell>) {
+fn check_algorithm(
+    case: &Case,
+    isa: Isa,
+    factors: Factors,
+    extent: [usize; 2],
+    splits: usize,
+    cell: Option<Cell>,
+) {
     let mut noise = Noise(7);
     let voxels: usize = case.grid.iter().product();
     let channels: usize = case.inputs.iter().sum();
     let volume: usize = case.kernel.iter().product();
-    let weight = noise.vec(case.outputs * channels * volume);
+    let mut weight = noise.vec(case.outputs * channels * volume);
+    if factors == Factors::Half {
+        weight = weight.iter().map(|&w| bf16::from_f32(w).to_f32()).collect();
+    }
     let block_in = match (case.image, channels) {
         (true, 1 | 2) => channels,
         (true, 3 | 4) => 4,
@@ -120,12 +134,12 @@ fn check_algorithm(case: &Case, isa: Isa, extent: [usize; 2], splits: usize, cel
     let k = case.kernel;
     let packed = match cell {
         Some(cell) => {
-            let mut packed = Packed::layout(isa, &shape.for_cell(cell));
+            let mut packed = Packed::layout(isa, factors, &shape.for_cell(cell));
             packed.fill_transformed(&shape, cell, &weight).unwrap();
             packed
         }
         None => {
-            let mut packed = Packed::layout(isa, &shape);
+            let mut packed = Packed::layout(isa, factors, &shape);
             packed
                 .fill(&shape, |co, ci, [z, y, x], _| {
                     weight[(co * channels + ci) * volume + (z * k[1] + y) * k[2] + x]
@@ -170,7 +184,12 @@ fn check_algorithm(case: &Case, isa: Isa, extent: [usize; 2], splits: usize, cel
             let channel = index / voxels;
             let y = f64::from(x) * f64::from(scale[channel]) + f64::from(shift[channel]);
             let bent = if y < 0.0 { y * f64::from(0.1f32) } else { y };
-            seen.push(if case.image { f64::from(x) } else { bent });
+            let halved = f64::from(bf16::from_f32(bent as f32));
+            seen.push(match factors {
+                Factors::Single if case.image => f64::from(x),
+                Factors::Single => bent,
+                Factors::Half => halved,
+            });
         }
         scale.resize(value.padded(), 0.0);
         shift.resize(value.padded(), 0.0);
@@ -228,6 +247,10 @@ fn check_algorithm(case: &Case, isa: Isa, extent: [usize; 2], splits: usize, cel
     let mut tolerance = 6e-8 * ((channels * volume) as f64).max(32.0) * 2.0;
     if cell.is_some_and(|cell| cell.edge == 4) {
         tolerance *= 5.0;
+    }
+    if factors == Factors::Half {
+        // An activated number next to the middle of two 16-bit ones may go either way.
+        tolerance += 8e-3;
     }
     for (index, want) in expected.iter().enumerate() {
         let (channel, voxel) = (index / out_voxels, index % out_voxels);
@@ -346,8 +369,8 @@ fn winograd_agrees_with_plain_loops_at_odd_sizes_and_partial_boxes() {
             for isa in Isa::available() {
                 for extent in [[planes, rows], [planes, edge], [thick, rows.min(2 * edge)]] {
                     let units = Kernel::widths(isa, case.outputs, 16).len();
-                    check_algorithm(case, isa, extent, 1, cell);
-                    check_algorithm(case, isa, extent, units, cell);
+                    check_algorithm(case, isa, Factors::Single, extent, 1, cell);
+                    check_algorithm(case, isa, Factors::Single, extent, units, cell);
                 }
             }
         }

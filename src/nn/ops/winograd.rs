@@ -1,6 +1,7 @@
 //! A box of a convolution by Winograd's algorithm: transform, multiply, transform back, store.
 
 use super::{Extent, Job, Sink, finish::store_raw};
+use crate::nn::arena::Stored;
 use crate::nn::kernel::{Chunk, Run};
 use crate::nn::partition::CellPlan;
 use crate::nn::winograd::{input_cell, output_cell};
@@ -77,11 +78,12 @@ impl Job<'_> {
                 let width = kernel.width;
                 let step = cells.batch * width + BLOCK;
                 for (point, group) in groups.iter().enumerate() {
-                    let weights = &packed.weights.as_slice()[group.weights.clone()];
+                    let weights = packed.weights(group);
                     for slot in kernel.tiles(count) {
                         let first = point * input_step + slot.start;
                         // A tile may overrun into the next point's place, which is written after it.
                         let c = &mut products[point * step + slot.start * width..];
+                        let inputs = Stored::Single(&*inputs);
                         kernel.run(slot, inputs, first, &runs, &chunk, weights, c, false);
                     }
                 }
