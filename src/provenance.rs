@@ -78,6 +78,20 @@ pub struct CaseRecord {
     pub error: Option<String>,
 }
 
+impl CaseRecord {
+    /// A case that ended so, without files yet.
+    pub fn new(case: impl Into<String>, status: Status) -> Self {
+        Self {
+            case: case.into(),
+            status,
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            phases: Vec::new(),
+            error: None,
+        }
+    }
+}
+
 /// A file that was read.
 #[derive(Debug, Clone, Serialize)]
 pub struct InputFile {
@@ -155,6 +169,24 @@ impl InputFile {
             path: path.display().to_string(),
             bytes: Some(bytes),
             sha256: Some(sha256),
+        })
+    }
+
+    /// The same, where only a run that is reported needs the checksum: reading a file once more costs time.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn named(path: &Path, with_checksum: bool) -> std::io::Result<Self> {
+        if path == Path::new("-") {
+            return Ok(Self::standard_input());
+        }
+        // A series of files or an archive of one has no checksum of its own.
+        if with_checksum && path.is_file() {
+            return Self::of(path);
+        }
+        Ok(Self {
+            path: path.display().to_string(),
+            ..Self::standard_input()
         })
     }
 

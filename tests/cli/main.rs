@@ -4,6 +4,7 @@ mod commands;
 mod connect;
 mod examples;
 mod infer;
+mod manners;
 mod pipes;
 
 use std::path::{Path, PathBuf};

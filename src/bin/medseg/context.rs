@@ -1,6 +1,6 @@
 //! What every command gets besides its own flags: limits, threads, and a voice.
 
-use crate::flags::Global;
+use crate::flags::{Global, RunOutput};
 use crate::terminal::{CaseProgress, Style};
 use anyhow::Context as _;
 use medseg::dicom;
@@ -137,18 +137,35 @@ impl Context {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn write_run_report(
+    pub fn write_run_report(&self, report: RunReport, path: Option<&Path>) -> anyhow::Result<()> {
+        self.finish(report, path, false)
+    }
+
+    /// The same, also printed where `output` asks for it.
+    ///
+    /// # Errors
+    /// When the file or standard output cannot be written.
+    pub fn report_run(&self, report: RunReport, output: &RunOutput) -> anyhow::Result<()> {
+        self.finish(report, output.report.report.as_deref(), output.json)
+    }
+
+    fn finish(
         &self,
         mut report: RunReport,
         path: Option<&Path>,
+        is_printed: bool,
     ) -> anyhow::Result<()> {
         report.warnings = self.finish_warnings();
-        let Some(path) = path else { return Ok(()) };
         report.wall_s = self.started.elapsed().as_secs_f64();
         report.memory.peak_rss_bytes = medseg::io::limits::peak_resident_bytes();
-        let mut text = serde_json::to_vec_pretty(&report).context("run report")?;
-        text.push(b'\n');
-        medseg::io::atomic::write(path, medseg::io::Overwrite::Force, &text)?;
+        if let Some(path) = path {
+            let mut text = serde_json::to_vec_pretty(&report).context("run report")?;
+            text.push(b'\n');
+            medseg::io::atomic::write(path, medseg::io::Overwrite::Force, &text)?;
+        }
+        if is_printed {
+            print_json(&report)?;
+        }
         Ok(())
     }
 }

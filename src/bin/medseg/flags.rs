@@ -4,6 +4,7 @@ use crate::outcome::Usage;
 use clap::Args;
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
+use medseg::io::atomic::{self, Plan};
 use medseg::io::{Overwrite, display_name};
 use medseg::nn::{Compute, Isa, Precision};
 use std::path::{Path, PathBuf};
@@ -64,6 +65,19 @@ impl Existing {
             Overwrite::Refuse
         }
     }
+
+    /// Whether an output is to be written, or is there already and to be left alone.
+    ///
+    /// # Errors
+    /// When it exists and neither flag is given, or cannot be written.
+    pub fn plan(self, output: &Path) -> medseg::io::Result<Plan> {
+        let overwrite = if self.skip_existing {
+            Overwrite::Skip
+        } else {
+            self.overwrite()
+        };
+        atomic::check_output(output, overwrite)
+    }
 }
 
 /// The run report.
@@ -72,6 +86,38 @@ pub struct Report {
     /// Write what this run was made from: versions, inputs with SHA-256, timings, peak memory (JSON)
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
+}
+
+/// The run report, in a file and on standard output.
+#[derive(Args, Debug, Clone)]
+pub struct RunOutput {
+    #[command(flatten)]
+    pub report: Report,
+    /// Print the run report on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl RunOutput {
+    /// Whether anybody reads the report.
+    pub fn is_wanted(&self) -> bool {
+        self.json || self.report.report.is_some()
+    }
+
+    /// Refuses a report that has no place, before work starts.
+    ///
+    /// # Errors
+    /// [`Usage`] when standard output is taken by `output`; when the report file cannot be written.
+    pub fn check(&self, output: &Path) -> anyhow::Result<()> {
+        if self.json && output == Path::new("-") {
+            let text = "--json and -o - both write to standard output: use --report FILE";
+            return Err(Usage(text.to_owned()).into());
+        }
+        if let Some(path) = &self.report.report {
+            atomic::check_output(path, Overwrite::Force)?;
+        }
+        Ok(())
+    }
 }
 
 /// What a network computes with.

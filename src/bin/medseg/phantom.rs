@@ -3,11 +3,12 @@
 //! The same seed, size and spacing give the same bytes on any number of threads.
 
 use crate::context::Context;
-use crate::flags::Existing;
+use crate::flags::{Existing, RunOutput};
 use crate::outcome::{Outcome, Usage};
 use medseg::io::nifti::{self, Geometry};
 use medseg::io::{Overwrite, atomic, display_name, labels};
 use medseg::phantom::{DamageOptions, Layers, Options, Phantom, Rendered};
+use medseg::provenance::{CaseRecord, Status};
 use medseg::volume::LabelMap;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -43,8 +44,13 @@ pub struct Args {
     /// Also write a damaged prediction with recorded faults
     #[arg(long)]
     damaged: bool,
+    /// Say what would be written and what memory it needs, and stop
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     existing: Existing,
+    #[command(flatten)]
+    run: RunOutput,
 }
 
 /// Field of view in which the anatomy has its natural size, x, y, z in mm.
@@ -71,25 +77,62 @@ impl<T: FromStr + Copy> FromStr for Triple<T> {
 
 /// Runs the command.
 pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
+    args.run.check(&args.output)?;
     let options = options(args);
     let phantom = Phantom::new(&options).map_err(|error| Usage(error.to_string()))?;
     let voxels = phantom.grid().voxel_count() as u64;
     // CT 2 bytes, labels and their working copy 3, tissue 1, prediction 2.
     let needed = voxels * (5 + u64::from(args.tissue) + 2 * u64::from(args.damaged));
     cx.limits.check("phantom", needed)?;
-    if names_a_volume(&args.output) {
-        if args.tissue || args.damaged {
-            return Err(Usage("--tissue and --damaged need a folder as output".to_owned()).into());
-        }
-        return write_ct_alone(args, &phantom);
+    let is_volume = names_a_volume(&args.output);
+    if is_volume && (args.tissue || args.damaged) {
+        return Err(Usage("--tissue and --damaged need a folder as output".to_owned()).into());
     }
-    let case = CaseFiles::new(&args.output, args.existing.overwrite());
-    if args.existing.skip_existing && case.path("case.json").exists() {
-        cx.say(&format!("{}: exists, skipped", display_name(&args.output)));
+    // In a folder case.json is written last.
+    let last = if is_volume {
+        args.output.clone()
+    } else {
+        args.output.join("case.json")
+    };
+    let shown = display_name(&args.output);
+    let is_there = args.existing.skip_existing && last.exists();
+    if args.dry_run {
+        let state = if is_there {
+            "exists"
+        } else {
+            "would be written"
+        };
+        cx.say(&format!(
+            "{shown}: {state}, {} MiB of memory",
+            needed.div_ceil(1 << 20)
+        ));
         return Ok(Outcome::Done);
     }
-    case.write(&phantom, args.tissue, args.damaged)?;
-    cx.say(&format!("wrote {}", display_name(&args.output)));
+    let mut record = CaseRecord::new(format!("seed {}", args.seed), Status::Skipped);
+    if is_there {
+        cx.say(&format!("{shown}: exists, skipped"));
+    } else {
+        record.status = Status::Done;
+        record.outputs.push(shown.clone());
+        if is_volume {
+            write_ct_alone(args, &phantom)?;
+        } else {
+            let case = CaseFiles::new(&args.output, args.existing.overwrite());
+            case.write(&phantom, args.tissue, args.damaged)?;
+            cx.say(&format!("wrote {shown}"));
+        }
+    }
+    let mut report = cx.run_report();
+    report.memory.predicted_peak_bytes = needed;
+    report.settings.insert("seed".to_owned(), json!(args.seed));
+    report
+        .settings
+        .insert("size_xyz".to_owned(), json!(options.size_xyz));
+    report
+        .settings
+        .insert("spacing_mm_xyz".to_owned(), json!(options.spacing_mm_xyz));
+    report.cases.push(record);
+    cx.report_run(report, &args.run)?;
     Ok(Outcome::Done)
 }
 
@@ -109,11 +152,8 @@ fn names_a_volume(path: &Path) -> bool {
     name == "-" || name.ends_with(".nii") || name.ends_with(".nii.gz")
 }
 
-fn write_ct_alone(args: &Args, phantom: &Phantom) -> anyhow::Result<Outcome> {
+fn write_ct_alone(args: &Args, phantom: &Phantom) -> anyhow::Result<()> {
     let overwrite = args.existing.overwrite();
-    if args.existing.skip_existing && args.output.exists() {
-        return Ok(Outcome::Done);
-    }
     atomic::check_output(&args.output, overwrite)?;
     let geometry = Geometry::from_grid(phantom.grid());
     nifti::save_volume(
@@ -123,7 +163,7 @@ fn write_ct_alone(args: &Args, phantom: &Phantom) -> anyhow::Result<Outcome> {
         Vec::new(),
         overwrite,
     )?;
-    Ok(Outcome::Done)
+    Ok(())
 }
 
 /// The files of one phantom in a folder.

@@ -4,11 +4,14 @@
 //! colours, as one PNG. Directions are those of radiology; docs/report.md says more.
 
 use crate::context::Context;
+use crate::flags::{Existing, RunOutput};
 use crate::outcome::{Outcome, Usage};
 use anyhow::Context as _;
-use medseg::io::{Overwrite, atomic, display_name, labels};
-use medseg::report::picture::Window;
+use medseg::io::atomic::{self, Plan};
+use medseg::io::{display_name, labels};
+use medseg::provenance::{CaseRecord, InputFile, Status};
 use medseg::report::picture::preview::{Style, draw};
+use medseg::report::picture::{Png, Window};
 use medseg::volume::LabelTable;
 use std::path::PathBuf;
 
@@ -42,9 +45,13 @@ pub struct Args {
     /// How much the labels cover the image, from 0 to 1; outlines are always drawn
     #[arg(long, value_name = "SHARE", default_value_t = 0.35)]
     opacity: f32,
-    /// Replace the output if it exists
+    /// Check the inputs and say what would be written, and stop
     #[arg(long)]
-    force: bool,
+    dry_run: bool,
+    #[command(flatten)]
+    existing: Existing,
+    #[command(flatten)]
+    run: RunOutput,
 }
 
 /// Most slices of a montage: the picture stays below a hundred million pixels.
@@ -52,11 +59,6 @@ const MOST_SLICES: usize = 500;
 
 /// Runs the command.
 pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
-    let overwrite = if args.force {
-        Overwrite::Force
-    } else {
-        Overwrite::Refuse
-    };
     let shown = display_name(&args.output);
     let name = args.output.as_os_str().as_encoded_bytes();
     if !name.to_ascii_lowercase().ends_with(b".png") {
@@ -70,42 +72,70 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
         let found = args.montage;
         return Err(Usage(format!("--montage {found}: expected at most {MOST_SLICES}")).into());
     }
-    atomic::check_output(&args.output, overwrite)?;
-    let (mut channels, _) = cx.open(&args.image)?.into_f32()?;
-    anyhow::ensure!(
-        !channels.is_empty(),
-        "{}: no volume in the file",
-        display_name(&args.image)
-    );
-    let image = channels.swap_remove(0);
-    let mask = match &args.mask {
-        None => None,
-        Some(path) => {
-            let reader = cx.open(path)?;
-            let table = match &args.labels {
-                Some(table) => labels::scheme_or_file(table)?,
-                None => labels::table_in_extensions(reader.extensions())
-                    .unwrap_or_else(LabelTable::abdomen),
-            };
-            Some(reader.into_label_map(table)?.0)
+    args.run.check(&args.output)?;
+    let mut record = CaseRecord::new(display_name(&args.image), Status::Skipped);
+    if args.existing.plan(&args.output)? == Plan::Skip {
+        cx.say(&format!("{shown}: exists, skipped"));
+    } else {
+        let picture = args.picture(cx)?;
+        if args.dry_run {
+            cx.say(&format!("{shown}: would be written"));
+            return Ok(Outcome::Done);
         }
-    };
-    let window = args
-        .window
-        .unwrap_or_else(|| Window::automatic(image.as_slice()));
-    let style = Style {
-        window,
-        montage: args.montage,
-        opacity: args.opacity,
-    };
-    let picture = draw(&image, mask.as_ref(), style).with_context(|| {
-        let files = args.mask.iter().chain([&args.image]);
-        files
-            .map(|file| display_name(file))
-            .collect::<Vec<_>>()
-            .join(" on ")
-    })?;
-    atomic::write(&args.output, overwrite, &picture.0)?;
-    cx.say(&format!("wrote {shown}"));
+        atomic::write(&args.output, args.existing.overwrite(), &picture.0)?;
+        cx.say(&format!("wrote {shown}"));
+        record.status = Status::Done;
+        record.outputs.push(shown);
+        for file in [Some(&args.image), args.mask.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            record
+                .inputs
+                .push(InputFile::named(file, args.run.is_wanted())?);
+        }
+    }
+    let mut report = cx.run_report();
+    report.cases.push(record);
+    cx.report_run(report, &args.run)?;
     Ok(Outcome::Done)
+}
+
+impl Args {
+    fn picture(&self, cx: &Context) -> anyhow::Result<Png> {
+        let (mut channels, _) = cx.open(&self.image)?.into_f32()?;
+        anyhow::ensure!(
+            !channels.is_empty(),
+            "{}: no volume in the file",
+            display_name(&self.image)
+        );
+        let image = channels.swap_remove(0);
+        let mask = match &self.mask {
+            None => None,
+            Some(path) => {
+                let reader = cx.open(path)?;
+                let table = match &self.labels {
+                    Some(table) => labels::scheme_or_file(table)?,
+                    None => labels::table_in_extensions(reader.extensions())
+                        .unwrap_or_else(LabelTable::abdomen),
+                };
+                Some(reader.into_label_map(table)?.0)
+            }
+        };
+        let window = self
+            .window
+            .unwrap_or_else(|| Window::automatic(image.as_slice()));
+        let style = Style {
+            window,
+            montage: self.montage,
+            opacity: self.opacity,
+        };
+        draw(&image, mask.as_ref(), style).with_context(|| {
+            let files = self.mask.iter().chain([&self.image]);
+            files
+                .map(|file| display_name(file))
+                .collect::<Vec<_>>()
+                .join(" on ")
+        })
+    }
 }

@@ -6,12 +6,13 @@
 pub mod pictures;
 
 use crate::context::Context;
-use crate::flags::Existing;
+use crate::flags::{Existing, RunOutput};
 use crate::outcome::{Outcome, Usage};
 use anyhow::Context as _;
 use medseg::evaluate::results::Results;
-use medseg::io::{atomic, display_name};
-use medseg::provenance::InputFile;
+use medseg::io::atomic::{self, Plan};
+use medseg::io::{Overwrite, display_name};
+use medseg::provenance::{CaseRecord, InputFile, Status};
 use medseg::report::picture::Window;
 use medseg::report::source::{Model, check};
 use medseg::report::workbook;
@@ -73,16 +74,34 @@ pub struct Args {
     /// Mark cases with a Dice below this, from 0 to 1
     #[arg(long, value_name = "DICE", default_value_t = 0.7)]
     flag_below: f64,
-    /// Replace outputs that exist
+    /// Check the results and say what would be written, and stop
     #[arg(long)]
-    force: bool,
+    dry_run: bool,
+    #[command(flatten)]
+    existing: Existing,
+    #[command(flatten)]
+    run: RunOutput,
 }
 
 /// Runs the command.
 pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
     args.check()?;
+    let mut record = CaseRecord::new(display_name(&args.output), Status::Skipped);
+    let mut run = cx.run_report();
+    if args.existing.plan(&args.output)? == Plan::Skip {
+        cx.say(&format!("{}: exists, skipped", display_name(&args.output)));
+        run.cases.push(record);
+        cx.report_run(run, &args.run)?;
+        return Ok(Outcome::Done);
+    }
     let models = read_models(args)?;
     check(&models)?;
+    if args.dry_run {
+        for path in args.outputs() {
+            cx.say(&format!("{}: would be written", display_name(path)));
+        }
+        return Ok(Outcome::Done);
+    }
     let (shown, missing) = pictures::make(args, cx, &models, choose(&models, args.worst))?;
     let report = Report {
         models: &models,
@@ -90,7 +109,7 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
         language: args.lang,
         flag_below: args.flag_below,
     };
-    let overwrite = args.existing().overwrite();
+    let overwrite = args.overwrite();
     if let Some(path) = &args.markdown {
         atomic::write(path, overwrite, markdown::document(&report).as_bytes())?;
     }
@@ -101,7 +120,15 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
         .with_context(|| display_name(&args.output))?;
     atomic::write(&args.output, overwrite, &book)?;
     cx.say(&format!("wrote {}", display_name(&args.output)));
-    cx.finish_warnings();
+    record.status = Status::Done;
+    record.outputs = args.outputs().map(|path| display_name(path)).collect();
+    for file in &args.input {
+        record
+            .inputs
+            .push(InputFile::named(file, args.run.is_wanted())?);
+    }
+    run.cases.push(record);
+    cx.report_run(run, &args.run)?;
     Ok(if missing > 0 {
         Outcome::SomeFailed
     } else {
@@ -110,10 +137,18 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
 }
 
 impl Args {
-    fn existing(&self) -> Existing {
-        Existing {
-            force: self.force,
-            skip_existing: false,
+    /// Every file to write; the workbook, which says that the run is complete, last.
+    fn outputs(&self) -> impl Iterator<Item = &PathBuf> {
+        let others = [&self.markdown, &self.html];
+        others.into_iter().flatten().chain([&self.output])
+    }
+
+    /// A run that was interrupted before the workbook was written may have left the other files.
+    fn overwrite(&self) -> Overwrite {
+        if self.existing.skip_existing {
+            Overwrite::Force
+        } else {
+            self.existing.overwrite()
         }
     }
 
@@ -136,10 +171,10 @@ impl Args {
             ))
             .into());
         }
-        let others = [&self.html, &self.markdown];
-        for path in others.into_iter().flatten().chain([&self.output]) {
-            atomic::check_output(path, self.existing().overwrite())?;
+        for path in self.outputs() {
+            atomic::check_output(path, self.overwrite())?;
         }
+        self.run.check(&self.output)?;
         Ok(())
     }
 }

@@ -2,10 +2,12 @@
 
 use crate::bridges::{check_axes, explain_absent, label_number};
 use crate::context::{Context, print_text};
-use crate::flags::Existing;
+use crate::flags::{Existing, RunOutput};
 use crate::outcome::{Outcome, Usage, one_line};
+use medseg::io::atomic::Plan;
 use medseg::io::batch::{self, Job};
 use medseg::io::{Overwrite, atomic, display_name, labels};
+use medseg::provenance::{CaseRecord, InputFile, Status};
 use medseg::topology::Foreground;
 use medseg::topology::branches::{BranchMeasures, measure_branches};
 use medseg::topology::graph::{NodeKind, SkeletonGraph};
@@ -43,8 +45,13 @@ pub struct Args {
     /// Table with the names of labels: a built-in scheme or a file [default: the table in the file, else abdomen]
     #[arg(long, value_name = "TABLE")]
     labels: Option<PathBuf>,
+    /// Say which case goes where, and stop
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     existing: Existing,
+    #[command(flatten)]
+    run: RunOutput,
 }
 
 /// What a skeleton is written as.
@@ -71,34 +78,53 @@ impl Format {
 
 /// Runs the command.
 pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
-    let overwrite = if args.existing.skip_existing {
-        Overwrite::Skip
-    } else {
-        args.existing.overwrite()
-    };
+    args.run.check(&args.output)?;
     let jobs = batch::find_cases(&args.input, Some(1))?.jobs(&args.output, ".csv")?;
-    if jobs.iter().any(|job| job.output != args.output) {
+    if !args.dry_run && jobs.iter().any(|job| job.output != args.output) {
         atomic::create_folder(&args.output)?;
     }
-    let mut open = Vec::new();
+    let mut planned = Vec::new();
     for job in &jobs {
         check_name(&job.output)?;
-        if atomic::check_output(&job.output, overwrite)? == atomic::Plan::Skip {
-            cx.say(&format!("{}: exists, skipped", display_name(&job.output)));
-        } else {
-            open.push(job);
-        }
+        planned.push((job, args.existing.plan(&job.output)?));
     }
-    let mut failed = 0;
-    for job in open {
-        match run_case(args, cx, job) {
-            Ok(()) => {}
-            Err(error) if jobs.len() == 1 => return Err(error),
-            Err(error) => {
-                failed += 1;
-                cx.say(&format!("error: {}", one_line(&error)));
+    let mut report = cx.run_report();
+    report
+        .settings
+        .insert("label".to_owned(), json!(args.label));
+    for (job, plan) in planned {
+        let name = job.case.id.to_string_lossy().into_owned();
+        let shown = display_name(&job.output);
+        let mut record = CaseRecord::new(name, Status::Skipped);
+        if plan == Plan::Skip {
+            cx.say(&format!("{shown}: exists, skipped"));
+        } else if args.dry_run {
+            cx.say(&format!("{shown}: would be written"));
+        } else {
+            match run_case(args, cx, job) {
+                Ok(()) => {
+                    record.status = Status::Done;
+                    record.outputs.push(shown);
+                    for file in &job.case.channels {
+                        let is_wanted = args.run.is_wanted();
+                        record.inputs.push(InputFile::named(file, is_wanted)?);
+                    }
+                }
+                Err(error) if jobs.len() == 1 => return Err(error),
+                Err(error) => {
+                    record.status = Status::Failed;
+                    record.error = Some(one_line(&error));
+                    cx.say(&format!("error: {}", one_line(&error)));
+                }
             }
         }
+        report.cases.push(record);
+    }
+    let failed = (report.cases.iter())
+        .filter(|case| case.status == Status::Failed)
+        .count();
+    if !args.dry_run {
+        cx.report_run(report, &args.run)?;
     }
     if failed == 0 {
         return Ok(Outcome::Done);
