@@ -39,7 +39,8 @@ pub struct BranchMeasures {
 pub fn measure_branches(foreground: &Foreground, graph: &SkeletonGraph) -> Vec<BranchMeasures> {
     let voxel_mm3: f64 = foreground.spacing_mm().iter().product();
     let mut voxels_at = vec![0_u32; graph.points.len()];
-    for owner in graph.owners(foreground) {
+    let (pieces, _) = foreground.components();
+    for owner in graph.owners(foreground, &pieces) {
         // Pieces whose skeleton is one voxel have an owner too; nothing has none.
         if let Some(count) = voxels_at.get_mut(owner as usize) {
             *count += 1;
@@ -52,7 +53,6 @@ pub fn measure_branches(foreground: &Foreground, graph: &SkeletonGraph) -> Vec<B
             *volume += f64::from(count) * voxel_mm3;
         }
     }
-    let (pieces, _) = foreground.components();
     (graph.branches.iter().zip(volumes))
         .map(|(branch, volume_mm3)| {
             let points = || branch.points.iter().map(|&at| &graph.points[at as usize]);

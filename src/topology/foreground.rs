@@ -9,6 +9,7 @@ use super::Connectivity;
 use super::runs::{Run, join_runs};
 use ndarray::{ArrayView3, Axis};
 use rayon::prelude::*;
+use std::sync::OnceLock;
 
 /// The 26 steps to the voxels around one, `[z, y, x]`, in scan order.
 pub(super) const STEPS: [[isize; 3]; 26] = {
@@ -51,6 +52,51 @@ pub struct Foreground {
     table: Vec<u32>,
     /// Position of every voxel in the padded box.
     cells: Vec<u32>,
+    /// Which bricks of [`BRICK`]³ cells of the padded box hold voxels: what is empty is passed over.
+    bricks: Vec<bool>,
+    /// Made when first asked for.
+    around: OnceLock<Vec<Around>>,
+}
+
+/// The voxels of a structure in the cube of 27 around one of them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Around {
+    /// Bit `9 (dz + 1) + 3 (dy + 1) + dx + 1` for each, the one in the middle included.
+    pub bits: u32,
+    /// Number of the first voxel in each of the nine rows; the others of a row follow it in the list.
+    firsts: [u32; 9],
+}
+
+impl Around {
+    /// Calls `found(bit, index)` for every voxel of `bits`, which must be a part of [`Self::bits`].
+    pub fn for_each(&self, bits: u32, mut found: impl FnMut(u32, u32)) {
+        let mut left = bits;
+        while left != 0 {
+            let bit = left.trailing_zeros();
+            left &= left - 1;
+            let row = bit / 3;
+            // At most two come before it in its row.
+            let before = self.bits >> (3 * row) & ((1 << (bit % 3)) - 1);
+            found(
+                bit,
+                self.firsts[row as usize] + (before & 1) + (before >> 1),
+            );
+        }
+    }
+}
+
+/// Edge of a brick in voxels.
+const BRICK: usize = 8;
+
+/// The groups of voxels in a brick.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BrickGroup {
+    /// No voxel at all.
+    None,
+    /// Voxels of this group only.
+    One(u32),
+    /// Voxels of more than one.
+    Several,
 }
 
 impl Foreground {
@@ -108,11 +154,15 @@ impl Foreground {
             spacing_mm,
             table: vec![0; count],
             cells: Vec::with_capacity(slices.iter().map(Vec::len).sum()),
+            bricks: vec![false; shape.map(|n| n.div_ceil(BRICK)).iter().product()],
+            around: OnceLock::new(),
         };
         for (z, slice) in slices.into_iter().enumerate() {
             for [y, x] in slice {
                 let at = [z, y as usize, x as usize];
-                let cell = foreground.cell(std::array::from_fn(|axis| at[axis] - start[axis] + 1));
+                let padded = std::array::from_fn(|axis| at[axis] - start[axis] + 1);
+                let (cell, brick) = (foreground.cell(padded), foreground.brick(padded));
+                foreground.bricks[brick] = true;
                 foreground.cells.push(cell as u32);
                 foreground.table[cell] = foreground.cells.len() as u32;
             }
@@ -163,10 +213,40 @@ impl Foreground {
 
     /// The structure's voxels among the 26 around voxel number `index`, in scan order.
     pub fn neighbors(&self, index: usize) -> impl Iterator<Item = usize> + '_ {
-        let cell = self.cells[index] as isize;
-        let offsets = self.offsets();
-        offsets.into_iter().filter_map(move |offset| {
-            (self.table[(cell + offset) as usize] as usize).checked_sub(1)
+        let mut found = [0; 27];
+        let mut count = 0;
+        let around = &self.around()[index];
+        around.for_each(around.bits & !(1 << 13), |_, neighbor| {
+            found[count] = neighbor as usize;
+            count += 1;
+        });
+        found.into_iter().take(count)
+    }
+
+    /// What lies around every voxel. Cost: 27 looks at the table for each, once; memory: 40 bytes for each.
+    pub(super) fn around(&self) -> &[Around] {
+        self.around.get_or_init(|| {
+            let [slices, rows, _] = self.strides();
+            let look = |&cell: &u32| {
+                let mut around = Around {
+                    bits: 0,
+                    firsts: [0; 9],
+                };
+                for row in 0..9 {
+                    let step = (row as isize / 3 - 1) * slices + (row as isize % 3 - 1) * rows;
+                    let middle = (cell as isize + step) as usize;
+                    // The first and the last cell of the padded box hold no voxel, so these are inside.
+                    let numbers = &self.table[middle - 1..=middle + 1];
+                    for (bit, &number) in numbers.iter().enumerate().rev() {
+                        if number > 0 {
+                            around.bits |= 1 << (3 * row + bit);
+                            around.firsts[row] = number - 1;
+                        }
+                    }
+                }
+                around
+            };
+            self.cells.par_iter().map(look).collect()
         })
     }
 
@@ -176,6 +256,17 @@ impl Foreground {
         &self,
         low: [isize; 3],
         high: [isize; 3],
+        found: impl FnMut([isize; 3], usize),
+    ) {
+        self.for_each_in_bricks(low, high, |brick| self.bricks[brick], found);
+    }
+
+    /// As [`for_each_in`](Self::for_each_in), passing over the bricks for which `is_wanted` does not hold.
+    pub(super) fn for_each_in_bricks(
+        &self,
+        low: [isize; 3],
+        high: [isize; 3],
+        is_wanted: impl Fn(usize) -> bool,
         mut found: impl FnMut([isize; 3], usize),
     ) {
         let mut from = [0; 3];
@@ -188,17 +279,27 @@ impl Foreground {
                 return;
             }
         }
-        let padded = |voxel: [isize; 3]| {
-            self.cell(std::array::from_fn(|axis| {
-                (voxel[axis] - self.start[axis] as isize + 1) as usize
-            }))
+        // Within the padded box from here on.
+        let padded = |voxel: [isize; 3]| -> [usize; 3] {
+            std::array::from_fn(|axis| (voxel[axis] - self.start[axis] as isize + 1) as usize)
         };
+        let (from, to) = (padded(from), padded(to));
+        let start = self.start.map(|n| n as isize - 1);
         for z in from[0]..=to[0] {
             for y in from[1]..=to[1] {
-                let row = &self.table[padded([z, y, from[2]])..=padded([z, y, to[2]])];
-                for (x, &number) in (from[2]..).zip(row) {
-                    if number > 0 {
-                        found([z, y, x], number as usize - 1);
+                for brick in from[2] / BRICK..=to[2] / BRICK {
+                    if !is_wanted(self.brick([z, y, brick * BRICK])) {
+                        continue;
+                    }
+                    let first = from[2].max(brick * BRICK);
+                    let last = to[2].min(brick * BRICK + BRICK - 1);
+                    let row = &self.table[self.cell([z, y, first])..=self.cell([z, y, last])];
+                    for (x, &number) in (first..).zip(row) {
+                        if number > 0 {
+                            let at = [z, y, x];
+                            let voxel = std::array::from_fn(|axis| at[axis] as isize + start[axis]);
+                            found(voxel, number as usize - 1);
+                        }
                     }
                 }
             }
@@ -209,23 +310,32 @@ impl Foreground {
         (padded[0] * self.shape[1] + padded[1]) * self.shape[2] + padded[2]
     }
 
-    /// Steps in the padded box to the 26 voxels around one, as [`STEPS`].
-    pub(super) fn offsets(&self) -> [isize; 26] {
-        let strides = self.strides();
-        STEPS.map(|step| (0..3).map(|axis| step[axis] * strides[axis]).sum())
+    /// For every brick of 8 x 8 x 8 cells of the padded box whose group it holds, `group_of` being that of each voxel.
+    pub(super) fn brick_groups(&self, group_of: &[u32]) -> Vec<BrickGroup> {
+        let mut groups = vec![BrickGroup::None; self.bricks.len()];
+        let [_, height, width] = self.shape;
+        for (&cell, &group) in self.cells.iter().zip(group_of) {
+            let cell = cell as usize;
+            let brick = self.brick([cell / (height * width), cell / width % height, cell % width]);
+            groups[brick] = match groups[brick] {
+                BrickGroup::None => BrickGroup::One(group),
+                BrickGroup::One(known) if known == group => BrickGroup::One(group),
+                _ => BrickGroup::Several,
+            };
+        }
+        groups
+    }
+
+    /// The brick of a cell of the padded box.
+    fn brick(&self, padded: [usize; 3]) -> usize {
+        let [_, height, width] = self.shape.map(|n| n.div_ceil(BRICK));
+        let [z, y, x] = padded.map(|at| at / BRICK);
+        (z * height + y) * width + x
     }
 
     fn strides(&self) -> [isize; 3] {
         let [_, height, width] = self.shape.map(|n| n as isize);
         [height * width, width, 1]
-    }
-
-    pub(super) fn cells(&self) -> &[u32] {
-        &self.cells
-    }
-
-    pub(super) fn table(&self) -> &[u32] {
-        &self.table
     }
 
     /// Whether a face of the voxel borders the background.

@@ -8,6 +8,10 @@
 use super::foreground::Foreground;
 use super::thinning::thin;
 use super::vector::{Vector, distance};
+use rayon::prelude::*;
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// One voxel of a skeleton.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -107,25 +111,35 @@ impl SkeletonGraph {
     }
 
     /// Nearest point of the graph for every voxel of `foreground`, by steps through the structure; `u32::MAX` in
-    /// pieces without any.
-    pub fn owners(&self, foreground: &Foreground) -> Vec<u32> {
-        let mut owner = vec![u32::MAX; foreground.len()];
-        let mut open: Vec<u32> = Vec::with_capacity(foreground.len());
+    /// pieces without any. `component_of` is [`Foreground::components`]; components in parallel.
+    pub fn owners(&self, foreground: &Foreground, component_of: &[u32]) -> Vec<u32> {
+        let owner: Vec<AtomicU32> = (0..foreground.len())
+            .map(|_| AtomicU32::new(u32::MAX))
+            .collect();
+        let at = |index: u32| &owner[index as usize];
+        let mut seeds: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
         for (number, point) in self.points.iter().enumerate() {
-            owner[point.index as usize] = number as u32;
-            open.push(point.index);
+            at(point.index).store(number as u32, Relaxed);
+            let component = component_of[point.index as usize];
+            seeds.entry(component).or_default().push(point.index);
         }
-        let mut next = 0;
-        while let Some(&index) = open.get(next) {
-            next += 1;
-            for neighbor in foreground.neighbors(index as usize) {
-                if owner[neighbor] == u32::MAX {
-                    owner[neighbor] = owner[index as usize];
-                    open.push(neighbor as u32);
-                }
+        // No step leads from one component to another, so no cell is seen by two of these.
+        let around = foreground.around();
+        seeds.into_par_iter().for_each(|(_, mut open)| {
+            let mut next = 0;
+            while let Some(&index) = open.get(next) {
+                next += 1;
+                let number = at(index).load(Relaxed);
+                let around = &around[index as usize];
+                around.for_each(around.bits, |_, neighbor| {
+                    if at(neighbor).load(Relaxed) == u32::MAX {
+                        at(neighbor).store(number, Relaxed);
+                        open.push(neighbor);
+                    }
+                });
             }
-        }
-        owner
+        });
+        owner.into_iter().map(AtomicU32::into_inner).collect()
     }
 
     /// The graph without spurs: branches from a junction to a tip whose end is at most `reach` times the

@@ -14,12 +14,16 @@
 //! structure, and whose 18-neighbourhood holds exactly one 6-component of background that touches it
 //! (Bertrand and Malandain, Pattern Recognition Letters 15, 1994). The test here is that definition.
 
-use super::foreground::{Foreground, STEPS};
+use super::foreground::{Around, Foreground, STEPS};
 use rayon::prelude::*;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// Bit `9 (dz + 1) + 3 (dy + 1) + dx + 1` stands for the voxel one step away.
 const CENTER: u32 = 1 << 13;
 const FACES: u32 = 1 << 4 | 1 << 10 | 1 << 12 | 1 << 14 | 1 << 16 | 1 << 22;
+/// The 26 voxels around the one in the middle.
+const AROUND: u32 = ((1 << 27) - 1) & !CENTER;
 /// Everything but the eight corners.
 const WITHIN_18: u32 = {
     let corners = 1 << 0 | 1 << 2 | 1 << 6 | 1 << 8 | 1 << 18 | 1 << 20 | 1 << 24 | 1 << 26;
@@ -83,162 +87,163 @@ fn flood_6(seed: u32, within: u32) -> u32 {
 /// `9 (dz + 1) + 3 (dy + 1) + dx + 1`; the bit of the voxel itself (13) and bits above 26 do not matter.
 /// An isolated voxel and one in the interior are not simple.
 pub fn is_simple(around: u32) -> bool {
-    let structure = around & ((1 << 27) - 1) & !CENTER;
+    let structure = around & AROUND;
     let background = !around & WITHIN_18;
     let faces = background & FACES;
     if structure == 0 || faces == 0 {
         return false;
     }
     let lowest = |bits: u32| bits & bits.wrapping_neg();
-    flood_26(lowest(structure), structure) == structure
-        && faces & !flood_6(lowest(faces), background) == 0
+    // One free face is one piece of background.
+    (faces.is_power_of_two() || faces & !flood_6(lowest(faces), background) == 0)
+        && flood_26(lowest(structure), structure) == structure
 }
 
 /// Numbers of the voxels of `foreground` that make its skeleton, ascending; `depth_mm` is
 /// [`Foreground::depth_mm`].
 ///
 /// The skeleton has the structure's topology exactly; every component keeps at least one voxel. Ends of
-/// lines (voxels with one neighbour) stay. Cost: O(voxels), large layers looked through in parallel; memory: 26
-/// bytes per voxel. The result depends on nothing but the input.
+/// lines (voxels with one neighbour) stay. Cost: O(voxels log voxels), components in parallel, and within one its
+/// large layers; memory: 48 bytes per voxel. The result depends on nothing but the input.
 pub fn thin(foreground: &Foreground, depth_mm: &[f64]) -> Vec<u32> {
-    let mut thinning = Thinning::new(foreground);
-    // Distances are not negative, so their bits are ordered as they are.
-    let mut order: Vec<(u64, u32)> = (depth_mm.par_iter().enumerate())
-        .map(|(index, depth)| (depth.to_bits(), index as u32))
-        .collect();
-    order.par_sort_unstable();
-    let mut ranks = vec![0_u32; order.len()];
-    let mut layers: Vec<&[(u64, u32)]> = Vec::new();
-    for layer in order.chunk_by(|a, b| a.0 == b.0) {
-        for &(_, index) in layer {
-            ranks[index as usize] = layers.len() as u32;
-        }
-        layers.push(layer);
+    let (component_of, count) = foreground.components();
+    let mut members: Vec<Vec<u32>> = vec![Vec::new(); count];
+    for (index, &component) in component_of.iter().enumerate() {
+        members[component as usize].push(index as u32);
     }
-    for (rank, layer) in layers.iter().enumerate() {
-        let layer = layer.iter().map(|&(_, index)| index).collect();
-        thinning.peel(layer, &ranks, rank as u32);
-    }
+    let thinning = Thinning::new(foreground, depth_mm);
+    // Large ones first: a small one then fills the time that is left of another thread.
+    members.sort_by_key(|voxels| std::cmp::Reverse(voxels.len()));
+    members
+        .into_par_iter()
+        .with_max_len(1)
+        .for_each(|voxels| thinning.thin(voxels));
     (0..foreground.len() as u32)
-        .filter(|&index| is_present(thinning.around[index as usize]))
+        .filter(|&index| thinning.state(index) & CENTER != 0)
         .collect()
 }
 
+/// Which voxels are left. Voxels of two components never look at each other, so components are thinned at the same
+/// time; the atomic cells only say so to the compiler, nothing is ever exchanged through them.
 struct Thinning<'a> {
-    foreground: &'a Foreground,
-    offsets: [isize; 26],
-    /// Which of the 26 voxels around each are still there, as [`is_simple`] takes it; the bit of the voxel itself
-    /// says whether it is.
-    around: Vec<u32>,
-    /// Voxels of one class do not touch each other.
-    classes: Vec<u8>,
-    /// Whether a voxel is on the list of the next round.
-    listed: Vec<bool>,
+    around: &'a [Around],
+    depth_mm: &'a [f64],
+    /// Of every voxel which of the 26 around it are still there, as [`is_simple`] takes it; the bit of the voxel
+    /// itself says whether it is. Above these come [`LISTED`], [`STAYS`] and its class.
+    states: Vec<AtomicU32>,
 }
 
-fn is_present(around: u32) -> bool {
-    around & CENTER != 0
-}
-
-/// The bit of a step of [`STEPS`]; the centre is no step.
-fn bit_of(step: usize) -> u32 {
-    1 << (step + usize::from(step >= 13))
-}
+/// On the list of the next round.
+const LISTED: u32 = 1 << 27;
+/// Could not go when it was last looked at, and nothing around it has changed since.
+const STAYS: u32 = 1 << 28;
+/// Voxels of one class, a number from 0 to 7 above this bit, do not touch each other.
+const CLASS_SHIFT: u32 = 29;
 
 /// Simple, and not the end of a line.
-fn can_go(around: u32) -> bool {
-    (around & !CENTER).count_ones() > 1 && is_simple(around)
+fn can_go(state: u32) -> bool {
+    let around = state & AROUND;
+    around & around.wrapping_sub(1) != 0 && is_simple(state)
 }
 
 impl<'a> Thinning<'a> {
-    fn new(foreground: &'a Foreground) -> Self {
-        let offsets = foreground.offsets();
-        let table = foreground.table();
-        let around = |&cell: &u32| {
-            (offsets.iter().enumerate()).fold(CENTER, |bits, (step, offset)| {
-                let is_there = table[(cell as isize + offset) as usize] > 0;
-                bits | if is_there { bit_of(step) } else { 0 }
-            })
-        };
-        let class = |index: usize| {
+    fn new(foreground: &'a Foreground, depth_mm: &'a [f64]) -> Self {
+        let around = foreground.around();
+        let state = |index: usize| {
             let [z, y, x] = foreground.voxel(index);
-            ((z & 1) << 2 | (y & 1) << 1 | x & 1) as u8
+            let class = (z & 1) << 2 | (y & 1) << 1 | x & 1;
+            AtomicU32::new(around[index].bits | (class as u32) << CLASS_SHIFT)
         };
         Self {
-            foreground,
-            offsets,
-            around: foreground.cells().par_iter().map(around).collect(),
-            classes: (0..foreground.len()).into_par_iter().map(class).collect(),
-            listed: vec![false; foreground.len()],
+            around,
+            depth_mm,
+            states: (0..foreground.len()).into_par_iter().map(state).collect(),
         }
     }
 
-    /// Takes one voxel away and tells those around it.
-    fn remove(&mut self, index: u32) {
-        let cell = self.foreground.cells()[index as usize] as isize;
-        self.around[index as usize] &= !CENTER;
-        for (step, offset) in self.offsets.iter().enumerate() {
-            let number = self.foreground.table()[(cell + offset) as usize];
-            if number > 0 {
-                // Seen from there it lies the opposite way.
-                self.around[number as usize - 1] &= !bit_of(25 - step);
+    fn state(&self, index: u32) -> u32 {
+        self.states[index as usize].load(Relaxed)
+    }
+
+    fn set(&self, index: u32, state: u32) {
+        self.states[index as usize].store(state, Relaxed);
+    }
+
+    /// Thins the component of these voxels.
+    fn thin(&self, mut voxels: Vec<u32>) {
+        let depth = |index: u32| self.depth_mm[index as usize];
+        voxels.par_sort_unstable_by(|&a, &b| depth(a).total_cmp(&depth(b)).then(a.cmp(&b)));
+        for layer in voxels.chunk_by(|&a, &b| depth(a) == depth(b)) {
+            self.peel(layer, depth(layer[0]));
+        }
+    }
+
+    /// Takes one voxel away and tells those around it; those of at most `depth_mm` are put on the list.
+    fn remove(&self, index: u32, depth_mm: f64, list: &mut Vec<u32>) {
+        let own = self.state(index) & !CENTER;
+        self.set(index, own);
+        self.around[index as usize].for_each(own & AROUND, |bit, neighbor| {
+            // Seen from there it lies the opposite way.
+            let mut state = self.state(neighbor) & !(1 << (26 - bit)) & !STAYS;
+            if state & LISTED == 0 && self.depth_mm[neighbor as usize] <= depth_mm {
+                state |= LISTED;
+                list.push(neighbor);
             }
-        }
+            self.set(neighbor, state);
+        });
     }
 
-    /// Those of `active` whose face in `direction` is free and that can go.
-    fn open_to(&self, direction: u32, active: &[u32], found: &mut Vec<u32>) {
+    /// Those of `active`, with their states, whose face in `direction` is free and that can go.
+    fn open_to(&self, direction: u32, active: &[u32], found: &mut Vec<(u32, u32)>) {
         /// Fewer are looked through faster than they are handed out.
         const WORTH_SHARING: usize = 4096;
-        let is_open = |index: &u32| {
-            let around = self.around[*index as usize];
-            is_present(around) && around >> direction & 1 == 0 && can_go(around)
+        let open = |&index: &u32| {
+            let state = self.state(index);
+            if state & (CENTER | STAYS | 1 << direction) != CENTER {
+                return None;
+            }
+            if can_go(state) {
+                return Some((index, state));
+            }
+            self.set(index, state | STAYS);
+            None
         };
         found.clear();
         if active.len() < WORTH_SHARING {
-            found.extend(active.iter().copied().filter(is_open));
+            found.extend(active.iter().filter_map(open));
         } else {
-            found.par_extend(active.par_iter().copied().filter(is_open));
+            found.par_extend(active.par_iter().filter_map(open));
         }
     }
 
-    /// Takes voxels away in rounds until none of those of at most `rank` can go.
-    fn peel(&mut self, mut active: Vec<u32>, ranks: &[u32], rank: u32) {
+    /// Takes voxels away in rounds until none of those of at most `depth_mm` can go.
+    fn peel(&self, layer: &[u32], depth_mm: f64) {
         const DIRECTIONS: [u32; 6] = [4, 22, 10, 16, 12, 14];
+        let mut active = layer.to_vec();
+        let mut next = Vec::new();
         let mut candidates = Vec::new();
-        let mut gone = Vec::new();
         while !active.is_empty() {
-            gone.clear();
             for direction in DIRECTIONS {
                 self.open_to(direction, &active, &mut candidates);
                 for class in 0..8 {
-                    for &index in &candidates {
+                    for &(index, before) in &candidates {
+                        if before >> CLASS_SHIFT != class {
+                            continue;
+                        }
                         // Others of this direction have gone since.
-                        if self.classes[index as usize] == class
-                            && can_go(self.around[index as usize])
-                        {
-                            self.remove(index);
-                            gone.push(index);
+                        let state = self.state(index);
+                        if (state ^ before) & AROUND == 0 || can_go(state) {
+                            self.remove(index, depth_mm, &mut next);
                         }
                     }
                 }
             }
-            active.clear();
-            for &index in &gone {
-                for neighbor in self.foreground.neighbors(index as usize) {
-                    if is_present(self.around[neighbor])
-                        && !self.listed[neighbor]
-                        && ranks[neighbor] <= rank
-                    {
-                        self.listed[neighbor] = true;
-                        active.push(neighbor as u32);
-                    }
-                }
+            for &index in &next {
+                self.set(index, self.state(index) & !LISTED);
             }
-            for &index in &active {
-                self.listed[index as usize] = false;
-            }
-            active.sort_unstable();
+            next.retain(|&index| self.state(index) & CENTER != 0);
+            std::mem::swap(&mut active, &mut next);
+            next.clear();
         }
     }
 }
@@ -248,7 +253,8 @@ pub(super) fn bits_around(mut is_set: impl FnMut([isize; 3]) -> bool) -> u32 {
     let mut bits = 0;
     for (step, &offset) in STEPS.iter().enumerate() {
         if is_set(offset) {
-            bits |= bit_of(step);
+            // The centre is no step.
+            bits |= 1 << (step + usize::from(step >= 13));
         }
     }
     bits

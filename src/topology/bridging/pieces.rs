@@ -1,9 +1,9 @@
 //! The pieces of an interrupted tree, which of them take part, and their open ends.
 
-use crate::topology::foreground::Foreground;
+use crate::topology::foreground::{BrickGroup, Foreground};
 use crate::topology::graph::SkeletonGraph;
 use crate::topology::vector::{
-    Vector, add, cosine, distance, dot, principal_axes, quantile, scale, sub,
+    Vector, add, cosine, distance, dot, norm, principal_axes, quantile, scale, sub,
 };
 
 /// One 26-connected piece of the structure.
@@ -100,7 +100,7 @@ impl Anatomy {
         let (piece_of, count) = foreground.components();
         let graph = SkeletonGraph::of(&foreground, &depth);
         let pieces = pieces(&foreground, &piece_of, count, &depth, rule);
-        let owner = graph.owners(&foreground);
+        let owner = graph.owners(&foreground, &piece_of);
         let radius_at = smooth_radii(&graph);
         let mut anatomy = Self {
             foreground,
@@ -288,6 +288,7 @@ pub(super) fn company(
 ) -> std::collections::BTreeMap<(u32, u32), f64> {
     use rayon::prelude::*;
     let spacing = anatomy.foreground.spacing_mm();
+    let bricks = anatomy.foreground.brick_groups(&anatomy.piece_of);
     let per_branch: Vec<Vec<((u32, u32), f64)>> = anatomy
         .graph
         .branches
@@ -308,23 +309,30 @@ pub(super) fn company(
                 let step = distance(here, place(at + 1));
                 let within = anatomy.radius_at[branch.points[at] as usize] + reach_mm;
                 let mut beside: Vec<(u32, f64, Vector)> = Vec::new();
-                for_each_within(
-                    &anatomy.foreground,
-                    spacing,
-                    here,
-                    within,
-                    |index, offset, d| {
-                        let other = anatomy.piece_of[index];
-                        if other == own || !anatomy.pieces[other as usize].is_eligible {
-                            return;
-                        }
-                        match beside.iter_mut().find(|known| known.0 == other) {
-                            Some(known) if known.1 <= d => {}
-                            Some(known) => *known = (other, d, offset),
-                            None => beside.push((other, d, offset)),
-                        }
-                    },
-                );
+                let holds_others = |brick: usize| match bricks[brick] {
+                    BrickGroup::None => false,
+                    BrickGroup::One(piece) => piece != own,
+                    BrickGroup::Several => true,
+                };
+                let [low, high] = box_within(spacing, here, within);
+                let visit = |voxel: [isize; 3], index: usize| {
+                    let other = anatomy.piece_of[index];
+                    if other == own || !anatomy.pieces[other as usize].is_eligible {
+                        return;
+                    }
+                    let (offset, d) = offset_of(voxel, spacing, here);
+                    if d > within {
+                        return;
+                    }
+                    match beside.iter_mut().find(|known| known.0 == other) {
+                        Some(known) if known.1 <= d => {}
+                        Some(known) => *known = (other, d, offset),
+                        None => beside.push((other, d, offset)),
+                    }
+                };
+                anatomy
+                    .foreground
+                    .for_each_in_bricks(low, high, holds_others, visit);
                 for (other, _, offset) in beside {
                     if cosine(offset, direction).abs() <= 0.5 {
                         found.push(((own, other), step));
@@ -349,16 +357,26 @@ pub(super) fn for_each_within(
     reach_mm: f64,
     mut found: impl FnMut(usize, Vector, f64),
 ) {
-    let low: [isize; 3] =
-        std::array::from_fn(|axis| ((center[axis] - reach_mm) / spacing_mm[axis]).ceil() as isize);
-    let high: [isize; 3] =
-        std::array::from_fn(|axis| ((center[axis] + reach_mm) / spacing_mm[axis]).floor() as isize);
+    let [low, high] = box_within(spacing_mm, center, reach_mm);
     foreground.for_each_in(low, high, |voxel, index| {
-        let offset =
-            std::array::from_fn(|axis| voxel[axis] as f64 * spacing_mm[axis] - center[axis]);
-        let squared = dot(offset, offset);
-        if squared <= reach_mm * reach_mm {
-            found(index, offset, squared.sqrt());
+        let (offset, d) = offset_of(voxel, spacing_mm, center);
+        if d <= reach_mm {
+            found(index, offset, d);
         }
     });
+}
+
+/// First and last voxels of the box around what lies within `reach_mm` of `center`.
+fn box_within(spacing_mm: [f64; 3], center: Vector, reach_mm: f64) -> [[isize; 3]; 2] {
+    let voxel = |axis: usize, by: f64| (center[axis] + by) / spacing_mm[axis];
+    [
+        std::array::from_fn(|axis| voxel(axis, -reach_mm).ceil() as isize),
+        std::array::from_fn(|axis| voxel(axis, reach_mm).floor() as isize),
+    ]
+}
+
+/// The way from `center` to a voxel in mm, and its length.
+fn offset_of(voxel: [isize; 3], spacing_mm: [f64; 3], center: Vector) -> (Vector, f64) {
+    let offset = std::array::from_fn(|axis| voxel[axis] as f64 * spacing_mm[axis] - center[axis]);
+    (offset, norm(offset))
 }
