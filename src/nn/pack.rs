@@ -61,8 +61,10 @@ pub(crate) struct Shape<'a> {
     pub channels_out: usize,
     /// Block they are stored in.
     pub block_out: usize,
-    /// Cells of a transposed convolution; all 1 otherwise.
+    /// Cells of a transposed convolution, points of Winograd's algorithm; all 1 otherwise.
     pub cells: [usize; 3],
+    /// The cell that the points belong to.
+    pub points_of: Option<Cell>,
 }
 
 impl Shape<'_> {
@@ -78,9 +80,17 @@ impl Shape<'_> {
     pub fn for_cell(&self, cell: Cell) -> Self {
         Self {
             kernel: [1; 3],
+            stride: [1; 3],
             cells: cell.points(),
+            points_of: Some(cell),
             ..*self
         }
+    }
+
+    /// What the products of `cell` are summed over, besides channels and taps.
+    fn parts(&self, cell: [usize; 3]) -> Vec<[usize; 3]> {
+        self.points_of
+            .map_or_else(|| vec![cell], |points| points.parts(cell))
     }
 
     /// The cells by which Winograd's algorithm may compute this convolution.
@@ -92,10 +102,15 @@ impl Shape<'_> {
         };
         let blocks = self.block_in == 16 && self.block_out == 16;
         let stored = self.feeds.iter().all(|feed| feed.value.is_some());
-        let Some(flat) = planes.filter(|_| blocks && stored && self.stride == [1; 3]) else {
+        let Some(flat) = planes.filter(|_| blocks && stored) else {
             return Vec::new();
         };
+        let stride = self.stride[2];
+        if self.stride != [if flat { 1 } else { stride }, stride, stride] {
+            return Vec::new();
+        }
         let edges: &[usize] = match precision {
+            _ if stride == 2 => &[2],
             Precision::Fp32 => &[2],
             Precision::Fast32 | Precision::Bf16 => &[2, 4],
         };
@@ -105,8 +120,9 @@ impl Shape<'_> {
             .map(|&edge| Cell {
                 planes: if flat { 1 } else { edge },
                 edge,
+                stride,
             })
-            .filter(|cell| cell.count() * channels * self.channels_out <= TRANSFORMED_FLOATS)
+            .filter(|cell| cell.input_count() * channels * self.channels_out <= TRANSFORMED_FLOATS)
             .collect()
     }
 
@@ -153,11 +169,12 @@ impl Packed {
                 .expect("every width has its kernel");
             for cell in 0..cells {
                 let start = end;
-                end += steps * pack * width;
+                let cell = [cell / (cy * cx), cell / cx % cy, cell % cx];
+                end += shape.parts(cell).len() * steps * pack * width;
                 groups.push(Group {
                     kernel,
                     first,
-                    cell: [cell / (cy * cx), cell / cx % cy, cell % cx],
+                    cell,
                     weights: start..end,
                 });
             }
@@ -232,7 +249,11 @@ impl Packed {
             let width = kernels[group.kernel].width;
             let outputs = width.min(shape.channels_out - group.first);
             let mut row = 0;
-            for &tap in &taps {
+            let parts = shape.parts(group.cell);
+            for (part, &tap) in parts
+                .iter()
+                .flat_map(|part| taps.iter().map(move |tap| (*part, tap)))
+            {
                 for step in 0..(tap.count * shape.block_in).div_ceil(pack) {
                     for lane in 0..pack {
                         let Some((channel, at)) = locate(shape, tap, step * pack + lane) else {
@@ -240,7 +261,7 @@ impl Packed {
                         };
                         for n in 0..outputs {
                             data[row + n * pack + lane] =
-                                T::narrow(weight(group.first + n, channel, at, group.cell));
+                                T::narrow(weight(group.first + n, channel, at, part));
                         }
                     }
                     row += pack * width;
@@ -262,9 +283,9 @@ impl Packed {
         data: &[f32],
     ) -> Result<(), Error> {
         let volume: usize = shape.kernel.iter().product();
-        let points = cell.count();
+        let points = cell.input_count();
         let channels: usize = shape.feeds.iter().map(|feed| feed.channels).sum();
-        // `[out][point][in]`: packing walks along input channels.
+        // `[out][transformed input][in]`: packing walks along input channels.
         let mut transformed =
             Floats::zeroed(shape.channels_out * points * channels, "network weights")?;
         transformed
@@ -280,7 +301,7 @@ impl Packed {
                 }
             });
         let transformed = transformed.as_slice();
-        let [_, height, width] = cell.points();
+        let [_, height, width] = cell.inputs();
         self.fill(&shape.for_cell(cell), |co, ci, _, [z, y, x]| {
             transformed[(co * points + (z * height + y) * width + x) * channels + ci]
         })

@@ -62,8 +62,14 @@ pub(crate) struct CellPlan {
     pub cell: Cell,
     /// Cells transformed together.
     pub batch: usize,
-    /// Floats of transformed inputs, `[point][block][cell][16]`, a line of padding after each point: the
-    /// points of a cell must not all fall into the same sets of the first-level cache.
+    /// Runs over the transformed inputs of one cell, point by point.
+    pub runs: Vec<Run>,
+    /// The runs of each point.
+    pub chunks: Vec<Chunk>,
+    /// Floats from one transformed input to the next.
+    pub input_step: usize,
+    /// Floats of transformed inputs, `[input][block][cell][16]`, a line of padding after each input: the
+    /// inputs of a cell must not all fall into the same sets of the first-level cache.
     pub input_floats: usize,
     /// Floats of products of one channel group, `[point][cell][width]`, padded alike.
     pub product_floats: usize,
@@ -165,19 +171,45 @@ const CELL_BYTES: usize = 240 * 1024;
 pub(crate) fn cell_plan(op: &Op, cell: Cell) -> CellPlan {
     let points = cell.count();
     let kernels = &op.packed.kernels;
-    let per_cell = points * op.blocks_in * op.block_in;
-    let batch = if cell.edge == 2 {
+    let per_cell = cell.input_count() * op.blocks_in * op.block_in;
+    let batch = if cell.edge == 2 && (cell.stride == 1 || op.blocks_in <= 2) {
         (CELL_BYTES / size_of::<f32>() / per_cell / 28).clamp(1, 4) * 28
     } else {
         14
     };
+    let input_step = (op.blocks_in * batch + 1) * LINE;
+    let [_, height, width] = cell.points();
+    let [_, input_height, input_width] = cell.inputs();
+    let (mut runs, mut chunks) = (Vec::new(), Vec::with_capacity(points));
+    for point in 0..points {
+        let first = runs.len();
+        for [z, y, x] in cell.parts([
+            point / (height * width),
+            point / width % height,
+            point % width,
+        ]) {
+            let input = (z * input_height + y) * input_width + x;
+            runs.extend((0..op.blocks_in).map(|block| Run {
+                offset: input * input_step + block * batch * LINE,
+                steps: LINE,
+            }));
+        }
+        chunks.push(Chunk {
+            runs: first..runs.len(),
+            steps: 0..(runs.len() - first) * LINE,
+            reach: runs.last().map_or(0, |run| run.offset + LINE),
+        });
+    }
     let widest = kernels.iter().map(|k| k.width).max().unwrap_or(0);
     let slack = kernels.iter().map(Kernel::max_rows).max().unwrap_or(0);
     let lines = cell.planes * cell.edge * cell.edge;
     CellPlan {
         cell,
         batch,
-        input_floats: points * (op.blocks_in * batch + 1) * LINE + slack * LINE,
+        runs,
+        chunks,
+        input_step,
+        input_floats: cell.input_count() * input_step + slack * LINE,
         product_floats: points * (batch * widest + LINE) + slack * widest,
         line_floats: lines * batch * op.block_in,
     }
@@ -188,6 +220,7 @@ pub(crate) fn cell_plan(op: &Op, cell: Cell) -> CellPlan {
 fn cell_cycles(op: &Op, cells: &CellPlan, window: &Window) -> f64 {
     let packed = &op.packed;
     let points = cells.cell.count() as f64;
+    let inputs_per_cell = cells.cell.input_count() as f64;
     let [planes, edge, _] = cells.cell.outputs();
     let count = window.extent[0].div_ceil(planes)
         * window.extent[1].div_ceil(edge)
@@ -199,10 +232,10 @@ fn cell_cycles(op: &Op, cells: &CellPlan, window: &Window) -> f64 {
         .step_by(packed.cells)
         .map(|group| packed.kernels[group.kernel].width.div_ceil(16))
         .sum::<usize>() as f64;
-    let transforms = points * (op.blocks_in as f64 * 4.0 + registers * 5.0);
-    let products = points * registers * (inputs * 0.5 + 4.0);
+    let transforms = inputs_per_cell * op.blocks_in as f64 * 4.0 + points * registers * 5.0;
+    let products = registers * (inputs_per_cell * inputs * 0.5 + points * 4.0);
     let batches = count.div_ceil(cells.batch) as f64;
-    let weights = points * inputs * registers * 64.0 / 24.0;
+    let weights = inputs_per_cell * inputs * registers * 64.0 / 24.0;
     count as f64 * (transforms + products) + batches * weights
 }
 

@@ -74,6 +74,8 @@ pub(crate) struct Window {
     pub pitch: usize,
     /// Whether zero rows are shared between planes.
     pub shared_rows: bool,
+    /// Staged positions from one output to the next.
+    pub steps: [usize; 3],
 }
 
 /// Positions of slack behind a slab: tiles may compute a few positions too many.
@@ -103,16 +105,24 @@ impl Window {
             rows: extent[1] + halo,
             pitch: output[2] + (kernel[2] - 1) / 2,
             shared_rows,
+            steps: [1; 3],
         }
     }
 
     /// The same for Winograd's algorithm: every row and plane is staged with zeros up to the end of the last
-    /// cell, and nothing is shared, because a cell mixes all it reads.
+    /// cell, and nothing is shared, because a cell mixes all it reads. A stride is left to the cell.
     pub fn for_cells(mut self, cell: Cell) -> Self {
         self.shared_rows = false;
-        self.rows = self.extent[1] + self.kernel[1] - 1;
-        self.pitch = self.output[2].next_multiple_of(cell.edge) + self.kernel[2] - 1;
+        self.stride = [1; 3];
+        self.steps = cell.steps();
+        self.rows = self.staged(1, self.extent[1]);
+        self.pitch = self.staged(2, self.output[2].next_multiple_of(cell.edge));
         self
+    }
+
+    /// Positions staged along an axis for so many outputs, without those shared.
+    fn staged(&self, axis: usize, outputs: usize) -> usize {
+        (outputs - 1) * self.steps[axis] + 1 + (self.kernel[axis] - 1) / self.stride[axis]
     }
 
     /// Zero padding before the first element of an axis.
@@ -127,7 +137,7 @@ impl Window {
 
     /// Planes staged for `planes` output planes.
     pub fn staged_planes(&self, planes: usize) -> usize {
-        planes + (self.kernel[0] - 1) / self.stride[0]
+        self.staged(0, planes)
     }
 
     /// Rows written per plane for `rows` output rows; the rest of the plane's rows stays unused.
@@ -135,7 +145,7 @@ impl Window {
         if self.shared_rows {
             self.rows
         } else {
-            rows + (self.kernel[1] - 1) / self.stride[1]
+            self.staged(1, rows)
         }
     }
 

@@ -9,18 +9,26 @@
 //! |---|---|---|---|
 //! | F(2, 3): 0, 1, -1, infinity | 4 | 8 | 3e-7: the direct f32 sum has 2e-7 to 1e-6 |
 //! | F(4, 3): 0, +-3/4, +-3/2, infinity | 6 | 3.4 | 1.6e-6 |
+//! | stride 2 | 3 | 15.6 of 27 | as the direct sum |
 //!
 //! All coefficients of data are exact in f32; weights are transformed in f64. The points of F(4, 3) are those of
 //! least error among a dozen simple ones: the usual 0, +-1, +-2 has 4.8e-6. (Errors: root mean square over 64
 //! channels of normal numbers, bent as by LeakyReLU, all three axes alike.)
+//!
+//! **Stride 2.** Even inputs meet the outer taps, odd ones the middle tap. Two outputs need `x0 - x2`, `x1`, `x2`,
+//! `x4 - x2` and `x3`: five products instead of six per axis, summed to three points before anything is transformed
+//! back (`y0 = p0 + p1`, `y1 = p1 + p2`), 1.7 times fewer products in 3-D, with no coefficient but 1.
 //!
 //! F(4, 3) mixes all inputs of a cell into all outputs, so inputs beyond the volume must be zero, not garbage.
 
 // Indexed loops of constant length are what the compiler turns into registers.
 #![allow(clippy::needless_range_loop)]
 
+mod vector;
+
 use std::mem::MaybeUninit;
 
+use self::vector::Vector;
 use super::Isa;
 
 /// Channels per lane vector.
@@ -33,7 +41,12 @@ pub(crate) struct Cell {
     pub planes: usize,
     /// Along y and x.
     pub edge: usize,
+    /// Stride of the convolution, along z only where the cell is thicker than a plane.
+    pub stride: usize,
 }
+
+/// Transformed inputs whose products are summed to one point, along an axis of stride 2.
+const STRIDED_PARTS: [&[usize]; 3] = [&[0, 1], &[2], &[3, 4]];
 
 /// Most points of a cell.
 const MOST_POINTS: usize = 216;
@@ -44,14 +57,50 @@ impl Cell {
         [self.planes, self.edge, self.edge]
     }
 
-    /// Points `[z, y, x]`, which is also the extent of the inputs.
+    /// Points `[z, y, x]`.
     pub fn points(self) -> [usize; 3] {
-        self.outputs().map(|n| if n == 1 { 1 } else { n + 2 })
+        let wide = |n: usize| if self.stride == 2 { 3 } else { n + 2 };
+        self.outputs().map(|n| if n == 1 { 1 } else { wide(n) })
     }
 
     /// Points in all.
     pub fn count(self) -> usize {
         self.points().iter().product()
+    }
+
+    /// Transformed inputs `[z, y, x]`, which is also the extent of the inputs: as many as points or more.
+    pub fn inputs(self) -> [usize; 3] {
+        let wide = |n: usize| if self.stride == 2 { 5 } else { n };
+        self.points().map(|n| if n == 1 { 1 } else { wide(n) })
+    }
+
+    /// Transformed inputs in all.
+    pub fn input_count(self) -> usize {
+        self.inputs().iter().product()
+    }
+
+    /// Inputs `[z, y, x]` from one output to the next.
+    pub fn steps(self) -> [usize; 3] {
+        self.outputs().map(|n| if n == 1 { 1 } else { self.stride })
+    }
+
+    /// The transformed inputs `[z, y, x]` whose products are summed to `point`.
+    pub fn parts(self, point: [usize; 3]) -> Vec<[usize; 3]> {
+        let extent = self.points();
+        let [z, y, x]: [Vec<usize>; 3] = std::array::from_fn(|axis| {
+            if self.stride == 2 && extent[axis] > 1 {
+                STRIDED_PARTS[point[axis]].to_vec()
+            } else {
+                vec![point[axis]]
+            }
+        });
+        let mut parts = Vec::with_capacity(z.len() * y.len() * x.len());
+        for &z in &z {
+            for &y in &y {
+                parts.extend(x.iter().map(|&x| [z, y, x]));
+            }
+        }
+        parts
     }
 }
 
@@ -86,10 +135,20 @@ const G4: [Row; 6] = {
     ]
 };
 
+/// The weights that the five transformed inputs of stride 2 meet.
+const STRIDED: [Row; 5] = [
+    [1.0, 0.0, 0.0],
+    [0.0, 1.0, 0.0],
+    [1.0, 0.0, 1.0],
+    [0.0, 0.0, 1.0],
+    [0.0, 1.0, 0.0],
+];
+
 /// `G` for `outputs` per axis; a single tap stays what it is.
-fn weight_rows(outputs: usize) -> &'static [Row] {
+fn weight_rows(outputs: usize, stride: usize) -> &'static [Row] {
     match outputs {
         1 => &[[1.0, 0.0, 0.0]],
+        _ if stride == 2 => &STRIDED,
         2 => &G2,
         _ => &G4,
     }
@@ -100,7 +159,7 @@ pub(crate) fn transform_weights(kernel: &[f32], cell: Cell) -> Vec<f32> {
     let mut values: Vec<f64> = kernel.iter().map(|&tap| f64::from(tap)).collect();
     let mut shape = [if cell.planes == 1 { 1 } else { 3 }, 3, 3];
     for (axis, outputs) in cell.outputs().into_iter().enumerate().rev() {
-        let rows = weight_rows(outputs);
+        let rows = weight_rows(outputs, cell.stride);
         let behind: usize = shape[axis + 1..].iter().product();
         let taps = shape[axis];
         let mut next = Vec::with_capacity(values.len() / taps * rows.len());
@@ -118,161 +177,7 @@ pub(crate) fn transform_weights(kernel: &[f32], cell: Cell) -> Vec<f32> {
     values.into_iter().map(|value| value as f32).collect()
 }
 
-/// Sixteen floats and what the transforms do with them.
-trait Vector: Copy {
-    /// # Safety
-    ///
-    /// The instruction set is there and 16 floats are readable.
-    unsafe fn load(from: *const f32) -> Self;
-    /// # Safety
-    ///
-    /// The instruction set is there and 16 floats are writable.
-    unsafe fn store(self, to: *mut f32);
-    /// # Safety
-    ///
-    /// The instruction set is there.
-    unsafe fn plus(self, other: Self) -> Self;
-    /// # Safety
-    ///
-    /// The instruction set is there.
-    unsafe fn minus(self, other: Self) -> Self;
-    /// # Safety
-    ///
-    /// The instruction set is there.
-    unsafe fn times(self, factor: f32) -> Self;
-    /// `self + factor * other`.
-    ///
-    /// # Safety
-    ///
-    /// The instruction set is there.
-    unsafe fn plus_scaled(self, factor: f32, other: Self) -> Self;
-}
-
-impl Vector for [f32; LANES] {
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: readable by contract.
-        unsafe { from.cast::<Self>().read_unaligned() }
-    }
-    #[inline(always)]
-    unsafe fn store(self, to: *mut f32) {
-        // SAFETY: writable by contract.
-        unsafe { to.cast::<Self>().write_unaligned(self) }
-    }
-    #[inline(always)]
-    unsafe fn plus(self, other: Self) -> Self {
-        std::array::from_fn(|lane| self[lane] + other[lane])
-    }
-    #[inline(always)]
-    unsafe fn minus(self, other: Self) -> Self {
-        std::array::from_fn(|lane| self[lane] - other[lane])
-    }
-    #[inline(always)]
-    unsafe fn times(self, factor: f32) -> Self {
-        std::array::from_fn(|lane| self[lane] * factor)
-    }
-    #[inline(always)]
-    unsafe fn plus_scaled(self, factor: f32, other: Self) -> Self {
-        std::array::from_fn(|lane| self[lane] + factor * other[lane])
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use super::{LANES, Vector};
-    use std::arch::x86_64::{
-        __m256, __m512, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_mul_ps,
-        _mm256_set1_ps, _mm256_storeu_ps, _mm256_sub_ps, _mm512_add_ps, _mm512_fmadd_ps,
-        _mm512_loadu_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_storeu_ps, _mm512_sub_ps,
-    };
-
-    impl Vector for __m512 {
-        #[inline(always)]
-        unsafe fn load(from: *const f32) -> Self {
-            // SAFETY: by contract.
-            unsafe { _mm512_loadu_ps(from) }
-        }
-        #[inline(always)]
-        unsafe fn store(self, to: *mut f32) {
-            // SAFETY: by contract.
-            unsafe { _mm512_storeu_ps(to, self) }
-        }
-        #[inline(always)]
-        unsafe fn plus(self, other: Self) -> Self {
-            // SAFETY: by contract.
-            unsafe { _mm512_add_ps(self, other) }
-        }
-        #[inline(always)]
-        unsafe fn minus(self, other: Self) -> Self {
-            // SAFETY: by contract.
-            unsafe { _mm512_sub_ps(self, other) }
-        }
-        #[inline(always)]
-        unsafe fn times(self, factor: f32) -> Self {
-            // SAFETY: by contract.
-            unsafe { _mm512_mul_ps(_mm512_set1_ps(factor), self) }
-        }
-        #[inline(always)]
-        unsafe fn plus_scaled(self, factor: f32, other: Self) -> Self {
-            // SAFETY: by contract.
-            unsafe { _mm512_fmadd_ps(_mm512_set1_ps(factor), other, self) }
-        }
-    }
-
-    impl Vector for [__m256; 2] {
-        #[inline(always)]
-        unsafe fn load(from: *const f32) -> Self {
-            // SAFETY: by contract.
-            unsafe { [_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(LANES / 2))] }
-        }
-        #[inline(always)]
-        unsafe fn store(self, to: *mut f32) {
-            // SAFETY: by contract.
-            unsafe {
-                _mm256_storeu_ps(to, self[0]);
-                _mm256_storeu_ps(to.add(LANES / 2), self[1]);
-            }
-        }
-        #[inline(always)]
-        unsafe fn plus(self, other: Self) -> Self {
-            // SAFETY: by contract.
-            unsafe {
-                [
-                    _mm256_add_ps(self[0], other[0]),
-                    _mm256_add_ps(self[1], other[1]),
-                ]
-            }
-        }
-        #[inline(always)]
-        unsafe fn minus(self, other: Self) -> Self {
-            // SAFETY: by contract.
-            unsafe {
-                [
-                    _mm256_sub_ps(self[0], other[0]),
-                    _mm256_sub_ps(self[1], other[1]),
-                ]
-            }
-        }
-        #[inline(always)]
-        unsafe fn times(self, factor: f32) -> Self {
-            // SAFETY: by contract.
-            unsafe { self.map(|half| _mm256_mul_ps(_mm256_set1_ps(factor), half)) }
-        }
-        #[inline(always)]
-        unsafe fn plus_scaled(self, factor: f32, other: Self) -> Self {
-            // SAFETY: by contract.
-            unsafe {
-                let factor = _mm256_set1_ps(factor);
-                [
-                    _mm256_fmadd_ps(factor, other[0], self[0]),
-                    _mm256_fmadd_ps(factor, other[1], self[1]),
-                ]
-            }
-        }
-    }
-}
-
-/// `B^T d`, in place.
+/// `B^T d`, in place; five inputs are those of stride 2.
 ///
 /// # Safety
 ///
@@ -287,6 +192,13 @@ unsafe fn forward<V: Vector, const N: usize>(d: &mut [V; N]) {
             d[1] = b.plus(c);
             d[2] = c.minus(b);
             d[3] = b.minus(e);
+        } else if N == 5 {
+            let [a, b, c, e, f] = [d[0], d[1], d[2], d[3], d[4]];
+            d[0] = a.minus(c);
+            d[1] = b;
+            d[2] = c;
+            d[3] = f.minus(c);
+            d[4] = e;
         } else if N == 6 {
             const A: f32 = NEAR as f32;
             const B: f32 = FAR as f32;
@@ -304,7 +216,7 @@ unsafe fn forward<V: Vector, const N: usize>(d: &mut [V; N]) {
     }
 }
 
-/// `A^T m`: the outputs come first, the rest is left over.
+/// `A^T m`: the outputs come first, the rest is left over; three points are those of stride 2.
 ///
 /// # Safety
 ///
@@ -313,7 +225,11 @@ unsafe fn forward<V: Vector, const N: usize>(d: &mut [V; N]) {
 unsafe fn backward<V: Vector, const N: usize>(m: &mut [V; N]) {
     // SAFETY: by contract.
     unsafe {
-        if N == 4 {
+        if N == 3 {
+            let [a, b, c] = [m[0], m[1], m[2]];
+            m[0] = a.plus(b);
+            m[1] = b.plus(c);
+        } else if N == 4 {
             let [a, b, c, d] = [m[0], m[1], m[2], m[3]];
             m[0] = a.plus(b.plus(c));
             m[1] = b.minus(c).minus(d);
@@ -434,16 +350,22 @@ unsafe fn output_cell_impl<V: Vector, const Z: usize, const N: usize>(
 
 /// Outputs along an axis of so many points.
 const fn outputs_of(points: usize) -> usize {
-    if points == 1 { 1 } else { points - 2 }
+    match points {
+        1 => 1,
+        3 => 2,
+        _ => points - 2,
+    }
 }
 
-/// Expands to a match over the cells there are.
+/// Expands to a match over the cells there are; stride 2 has `strided` inputs or points along an axis.
 macro_rules! for_cell {
-    ($cell:expr, $name:ident, $vector:ty, ($($arg:expr),*)) => {
-        match ($cell.planes, $cell.edge) {
-            (1, 2) => $name::<$vector, 1, 4>($($arg),*),
-            (2, 2) => $name::<$vector, 4, 4>($($arg),*),
-            (1, _) => $name::<$vector, 1, 6>($($arg),*),
+    ($cell:expr, $name:ident, $vector:ty, $strided:literal, ($($arg:expr),*)) => {
+        match ($cell.planes, $cell.edge, $cell.stride) {
+            (1, _, 2) => $name::<$vector, 1, $strided>($($arg),*),
+            (_, _, 2) => $name::<$vector, $strided, $strided>($($arg),*),
+            (1, 2, _) => $name::<$vector, 1, 4>($($arg),*),
+            (2, 2, _) => $name::<$vector, 4, 4>($($arg),*),
+            (1, _, _) => $name::<$vector, 1, 6>($($arg),*),
             _ => $name::<$vector, 6, 6>($($arg),*),
         }
     };
@@ -468,7 +390,15 @@ macro_rules! compile_for {
                 step: usize,
             ) {
                 // SAFETY: the caller's.
-                unsafe { for_cell!(cell, input_cell_impl, $vector, (from, plane, row, to, step)) }
+                unsafe {
+                    for_cell!(
+                        cell,
+                        input_cell_impl,
+                        $vector,
+                        5,
+                        (from, plane, row, to, step)
+                    )
+                }
             }
 
             /// # Safety
@@ -483,7 +413,7 @@ macro_rules! compile_for {
                 row: usize,
             ) {
                 // SAFETY: the caller's.
-                unsafe { for_cell!(cell, output_cell_impl, $vector, (from, step, to, row)) }
+                unsafe { for_cell!(cell, output_cell_impl, $vector, 3, (from, step, to, row)) }
             }
         }
     };
@@ -506,10 +436,10 @@ pub(crate) fn input_cell(
     to: &mut [f32],
     step: usize,
 ) {
-    let [z, y, x] = cell.points();
-    assert!(cell.count() <= MOST_POINTS);
+    let [z, y, x] = cell.inputs();
+    assert!(cell.input_count() <= MOST_POINTS);
     assert!(from.len() >= (z - 1) * plane + (y - 1) * row + x * LANES);
-    assert!(to.len() >= (cell.count() - 1) * step + LANES);
+    assert!(to.len() >= (cell.input_count() - 1) * step + LANES);
     let (from, to) = (from.as_ptr(), to.as_mut_ptr());
     // SAFETY: the farthest reads and writes are asserted above; the instruction set was checked when the
     // network was built.
@@ -520,6 +450,7 @@ pub(crate) fn input_cell(
                     cell,
                     input_cell_impl,
                     [f32; LANES],
+                    5,
                     (from, plane, row, to, step)
                 );
             }
@@ -551,7 +482,13 @@ pub(crate) fn output_cell(
     unsafe {
         match isa {
             Isa::Scalar => {
-                for_cell!(cell, output_cell_impl, [f32; LANES], (from, step, to, row));
+                for_cell!(
+                    cell,
+                    output_cell_impl,
+                    [f32; LANES],
+                    3,
+                    (from, step, to, row)
+                );
             }
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::output_cell(cell, from, step, to, row),

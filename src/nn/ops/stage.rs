@@ -69,9 +69,9 @@ fn stage_phase<T: Number>(
     };
     let end = window.pitch.min(begin + real);
     for plane in 0..planes {
-        let z = source(window, 0, first[0] + plane, phase[0]);
+        let z = source(window, 0, first[0] * window.steps[0] + plane, phase[0]);
         for row in 0..rows {
-            let y = source(window, 1, first[1] + row, phase[1]);
+            let y = source(window, 1, first[1] * window.steps[1] + row, phase[1]);
             let start = (plane * window.rows + row) * row_floats;
             let target = &mut part[start..start + row_floats];
             let (Some(z), Some(y)) = (z, y) else {

@@ -129,6 +129,7 @@ fn check_algorithm(
         channels_out: case.outputs,
         block_out: block_for(case.outputs),
         cells: [1; 3],
+        points_of: None,
     };
     let blocks_in = shape.blocks();
     let k = case.kernel;
@@ -356,16 +357,23 @@ fn winograd_agrees_with_plain_loops_at_odd_sizes_and_partial_boxes() {
         case([3, 3, 3], [1, 1, 1], [2, 9, 31], &[17], 80),
         case([1, 3, 3], [1, 1, 1], [3, 5, 9], &[24, 24], 40),
         case([1, 3, 3], [1, 1, 1], [1, 8, 70], &[48], 16),
+        case([3, 3, 3], [2, 2, 2], [8, 8, 8], &[16], 32),
+        case([3, 3, 3], [2, 2, 2], [5, 7, 9], &[20], 17),
+        case([3, 3, 3], [2, 2, 2], [1, 2, 30], &[17], 48),
+        case([1, 3, 3], [1, 2, 2], [3, 9, 11], &[24, 24], 40),
     ];
     for case in &cases {
-        for edge in [2, 4] {
+        let edges: &[usize] = if case.stride[2] == 2 { &[2] } else { &[2, 4] };
+        for &edge in edges {
             let thick = if case.kernel[0] == 1 { 1 } else { edge };
             let cell = Some(Cell {
                 planes: thick,
                 edge,
+                stride: case.stride[2],
             });
-            let rows = case.grid[1].next_multiple_of(edge);
-            let planes = case.grid[0].next_multiple_of(thick);
+            let output = output_grid(case.grid, case.stride);
+            let rows = output[1].next_multiple_of(edge);
+            let planes = output[0].next_multiple_of(thick);
             for isa in Isa::available() {
                 for extent in [[planes, rows], [planes, edge], [thick, rows.min(2 * edge)]] {
                     let units = Kernel::widths(isa, case.outputs, 16).len();

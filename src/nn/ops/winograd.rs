@@ -2,7 +2,6 @@
 
 use super::{Extent, Job, Sink, finish::store_raw};
 use crate::nn::arena::Stored;
-use crate::nn::kernel::{Chunk, Run};
 use crate::nn::partition::CellPlan;
 use crate::nn::winograd::{input_cell, output_cell};
 
@@ -30,21 +29,9 @@ impl Job<'_> {
         let total = grid[0] * grid[1] * grid[2];
         let (inputs, rest) = scratch.split_at_mut(cells.input_floats);
         let (products, lines) = rest.split_at_mut(cells.product_floats);
-        let runs: Vec<Run> = (0..window.blocks)
-            .map(|block| Run {
-                offset: block * cells.batch * BLOCK,
-                steps: BLOCK,
-            })
-            .collect();
-        let chunk = Chunk {
-            runs: 0..runs.len(),
-            steps: 0..runs.len() * BLOCK,
-            reach: ((runs.len() - 1) * cells.batch + 1) * BLOCK,
-        };
-        // Blocks from one point to the next, with the padding.
-        let input_step = window.blocks * cells.batch + 1;
         let mut sums = vec![[0f64; 64]; units.len()];
         let strides = [window.rows * window.pitch * BLOCK, window.pitch * BLOCK];
+        let steps = window.steps;
         let place = |cell: usize| {
             let (z, y, x) = (
                 cell / (grid[1] * grid[2]),
@@ -57,18 +44,18 @@ impl Job<'_> {
             let count = cells.batch.min(total - start);
             for index in 0..count {
                 let [z, y, x] = place(start + index);
-                let position = (z * window.rows + y) * window.pitch + x;
+                let position =
+                    (z * steps[0] * window.rows + y * steps[1]) * window.pitch + x * steps[2];
                 for block in 0..window.blocks {
                     let from = (window.phase_start(block, [0; 3]) + position) * BLOCK;
                     let to = (block * cells.batch + index) * BLOCK;
-                    let step = input_step * BLOCK;
                     input_cell(
                         self.isa,
                         cells.cell,
                         &slab[from..],
                         strides,
                         &mut inputs[to..],
-                        step,
+                        cells.input_step,
                     );
                 }
             }
@@ -77,14 +64,22 @@ impl Job<'_> {
                 let kernel = &packed.kernels[groups[0].kernel];
                 let width = kernel.width;
                 let step = cells.batch * width + BLOCK;
-                for (point, group) in groups.iter().enumerate() {
+                for (point, (group, chunk)) in groups.iter().zip(&cells.chunks).enumerate() {
                     let weights = packed.weights(group);
                     for slot in kernel.tiles(count) {
-                        let first = point * input_step + slot.start;
                         // A tile may overrun into the next point's place, which is written after it.
                         let c = &mut products[point * step + slot.start * width..];
                         let inputs = Stored::Single(&*inputs);
-                        kernel.run(slot, inputs, first, &runs, &chunk, weights, c, false);
+                        kernel.run(
+                            slot,
+                            inputs,
+                            slot.start,
+                            &cells.runs,
+                            chunk,
+                            weights,
+                            c,
+                            false,
+                        );
                     }
                 }
                 let mut index = 0;
