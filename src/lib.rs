@@ -9,7 +9,7 @@
 //! | [`progress`] | how a long computation reports and is interrupted | nothing |
 //! | [`geometry`] | orientation, boxes, resampling, distance transform | `volume` |
 //! | [`io`] | NIfTI, NRRD, MetaImage, atomic files, memory limits, label tables, batches | `volume`, `geometry` |
-//! | [`dicom`] | DICOM series as volumes | `io` |
+//! | [`dicom`] | DICOM series as volumes, segmentations and structure sets in and out | `io`, `geometry`, `volume` |
 //! | [`metrics`] | overlap and surface distances of label maps | `geometry`, `volume` |
 //! | [`mesh`] | smooth closed surfaces of label maps, OBJ, STL, PLY, GLB | `topology`, `geometry`, `volume`, `progress` |
 //! | [`topology`] | components, hole filling, skeletons, bridges over gaps | `geometry`, `volume` |

@@ -10,7 +10,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("progress", &[]),
     ("geometry", &["volume"]),
     ("io", &["geometry", "volume"]),
-    ("dicom", &["io"]),
+    ("dicom", &["io", "geometry", "volume"]),
     ("topology", &["geometry", "volume"]),
     ("mesh", &["topology", "geometry", "volume", "progress"]),
     ("template", &["topology", "geometry", "volume"]),

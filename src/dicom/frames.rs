@@ -1,5 +1,6 @@
 //! Pixels of a stack as a stream of little-endian voxels, decoded a few slices ahead.
 
+use super::codec;
 use super::find::Source;
 use super::instance::{self, Frame, Pixels};
 use super::rle;
@@ -55,7 +56,7 @@ pub(super) fn datatype(pixels: &Pixels, jobs: &[Job]) -> Datatype {
     }
 }
 
-/// Reads the slices of a stack one after the other. Memory: one slice per thread and its file.
+/// Reads the slices of a stack one after the other. Memory: four slices per thread, and a file each.
 pub(super) struct Slices {
     jobs: std::vec::IntoIter<Job>,
     pixels: Pixels,
@@ -81,7 +82,8 @@ impl Slices {
 impl Read for Slices {
     fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
         if self.ready.is_empty() {
-            let ahead = rayon::current_num_threads().max(1);
+            // Several a thread, so that a slice that takes longer holds nobody up.
+            let ahead = 4 * rayon::current_num_threads().max(1);
             let batch: Vec<Job> = self.jobs.by_ref().take(ahead).collect();
             let decoded: Result<Vec<Vec<u8>>> = batch
                 .par_iter()
@@ -94,8 +96,8 @@ impl Read for Slices {
         };
         let rest = slice.get(self.taken..).unwrap_or_default();
         let count = rest.len().min(into.len());
-        for (to, from) in into.iter_mut().zip(rest) {
-            *to = *from;
+        if let (Some(to), Some(from)) = (into.get_mut(..count), rest.get(..count)) {
+            to.copy_from_slice(from);
         }
         self.taken += count;
         if self.taken == slice.len() {
@@ -106,8 +108,13 @@ impl Read for Slices {
     }
 }
 
-/// One slice in the voxel type of the volume.
-fn decode(job: &Job, pixels: &Pixels, datatype: Datatype, limits: &Limits) -> Result<Vec<u8>> {
+/// One slice in the voxel type of the volume, little-endian.
+pub(super) fn decode(
+    job: &Job,
+    pixels: &Pixels,
+    datatype: Datatype,
+    limits: &Limits,
+) -> Result<Vec<u8>> {
     let object = instance::parse(&job.source, limits, true)?;
     let width = usize::from(pixels.bits_allocated / 8);
     let count = usize::from(pixels.rows) * usize::from(pixels.columns);
@@ -218,15 +225,15 @@ fn stored_bytes(
         ));
     }
     // A codec that stumbles over a damaged stream must not take the batch with it.
-    let decoded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+    let decoded = codec::guarded(|| {
         object
             .decode_pixel_data_frame(job.frame.index)
             .map(|decoded| decoded.data().to_vec())
-    }));
+    });
     match decoded {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error)) => Err(failed(chain(&error))),
-        Err(_) => Err(failed("the decoder gave up on damaged data".to_owned())),
+        Some(Ok(bytes)) => Ok(bytes),
+        Some(Err(error)) => Err(failed(chain(&error))),
+        None => Err(failed("the decoder gave up on damaged data".to_owned())),
     }
 }
 

@@ -5,7 +5,9 @@ use super::guard::{self, Encoding};
 use crate::io::{Error, Limits, Result};
 use dicom_core::Tag;
 use dicom_dictionary_std::{tags, uids};
-use dicom_object::{DefaultDicomObject, FileMetaTableBuilder, InMemDicomObject, OpenFileOptions};
+use dicom_object::{
+    DefaultDicomObject, FileMetaTable, FileMetaTableBuilder, InMemDicomObject, OpenFileOptions,
+};
 use std::io::{Cursor, Read};
 
 type Dataset = InMemDicomObject;
@@ -15,6 +17,9 @@ const META: Encoding = Encoding {
     explicit: true,
     big_endian: false,
 };
+
+/// Segmentations whose pixels are segment numbers (PS3.3 A.51, since 2024).
+pub(super) const LABEL_MAP_SEGMENTATION: &str = "1.2.840.10008.5.1.4.1.1.66.7";
 
 /// Where one frame lies and how its stored values become real ones.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,6 +53,7 @@ pub(super) struct Pixels {
 pub(super) struct Instance {
     pub source: Source,
     pub sop_class: String,
+    pub sop_instance: String,
     pub series: String,
     pub series_number: String,
     pub description: String,
@@ -180,6 +186,11 @@ fn check_data_set(data_set: &[u8], syntax: &str, file: &str) -> Result<()> {
 }
 
 impl Instance {
+    /// Whether the pixels are labels and not an image.
+    pub fn is_segmentation(&self) -> bool {
+        [uids::SEGMENTATION_STORAGE, LABEL_MAP_SEGMENTATION].contains(&self.sop_class.as_str())
+    }
+
     /// Reads the attributes of a file.
     pub fn read(source: Source, limits: &Limits) -> Result<Self> {
         let object = parse(&source, limits, false)?;
@@ -191,7 +202,13 @@ impl Instance {
             None => Vec::new(),
         };
         Ok(Self {
-            sop_class: text(tags::SOP_CLASS_UID),
+            // Anonymisers empty these two and forget that the file meta group repeats them.
+            sop_class: identifier(&object, tags::SOP_CLASS_UID, |meta| {
+                &meta.media_storage_sop_class_uid
+            }),
+            sop_instance: identifier(&object, tags::SOP_INSTANCE_UID, |meta| {
+                &meta.media_storage_sop_instance_uid
+            }),
             series: text(tags::SERIES_INSTANCE_UID),
             series_number: text(tags::SERIES_NUMBER),
             description: text(tags::SERIES_DESCRIPTION),
@@ -211,6 +228,20 @@ impl Instance {
             frames,
         })
     }
+}
+
+/// An identifier of the data set, else that of the file meta group.
+fn identifier(
+    object: &DefaultDicomObject,
+    tag: Tag,
+    of_meta: impl Fn(&FileMetaTable) -> &String,
+) -> String {
+    let meta = || {
+        of_meta(object.meta())
+            .trim_end_matches(['\0', ' '])
+            .to_owned()
+    };
+    text(object, tag).unwrap_or_else(meta)
 }
 
 /// The first value of an element as text, without padding; `None` where absent or empty.
@@ -244,7 +275,11 @@ pub(super) fn numbers(object: &Dataset, tag: Tag, file: &str) -> Result<Option<V
 }
 
 /// Exactly `N` numbers.
-fn vector<const N: usize>(object: &Dataset, tag: Tag, file: &str) -> Result<Option<[f64; N]>> {
+pub(super) fn vector<const N: usize>(
+    object: &Dataset,
+    tag: Tag,
+    file: &str,
+) -> Result<Option<[f64; N]>> {
     let Some(values) = numbers(object, tag, file)? else {
         return Ok(None);
     };
@@ -260,11 +295,11 @@ fn vector<const N: usize>(object: &Dataset, tag: Tag, file: &str) -> Result<Opti
     })
 }
 
-fn whole(object: &Dataset, tag: Tag) -> Option<u16> {
+pub(super) fn whole(object: &Dataset, tag: Tag) -> Option<u16> {
     object.element_opt(tag).ok().flatten()?.to_int::<u16>().ok()
 }
 
-fn pixels(object: &Dataset, file: &str) -> Result<Option<Pixels>> {
+pub(super) fn pixels(object: &Dataset, file: &str) -> Result<Option<Pixels>> {
     let (Some(rows), Some(columns)) = (whole(object, tags::ROWS), whole(object, tags::COLUMNS))
     else {
         return Ok(None);
@@ -300,12 +335,12 @@ fn pixels(object: &Dataset, file: &str) -> Result<Option<Pixels>> {
 }
 
 /// The first item of a sequence.
-fn item(object: &Dataset, tag: Tag) -> Option<&Dataset> {
+pub(super) fn item(object: &Dataset, tag: Tag) -> Option<&Dataset> {
     object.element_opt(tag).ok().flatten()?.items()?.first()
 }
 
 /// Frames of a classic file (one) or of an enhanced one (functional groups, PS3.3 C.7.6.16).
-fn frames(object: &Dataset, file: &str) -> Result<Vec<Frame>> {
+pub(super) fn frames(object: &Dataset, file: &str) -> Result<Vec<Frame>> {
     let count = text(object, tags::NUMBER_OF_FRAMES).unwrap_or_else(|| "1".to_owned());
     let count: u32 = count.parse().ok().filter(|&n| n >= 1).ok_or_else(|| {
         Error::malformed(

@@ -16,17 +16,32 @@
 
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+mod codec;
+mod codes;
+mod colour;
+mod content;
+mod dataset;
+mod facts;
 mod find;
 mod frames;
 mod guard;
 mod instance;
+mod irregular;
+mod reference;
 mod rle;
+mod segmentation;
+mod segments;
 mod series;
+mod structures;
 
+pub use facts::facts;
 pub use find::is_study;
+pub use reference::Reference;
+pub use segmentation::save as save_segmentation;
+pub use structures::save as save_structures;
 
-use crate::io::nifti::{Endian, Format, Reader};
-use crate::io::{Declared, Error, Limits, Result, display_name, flip_xy};
+use crate::io::nifti::Reader;
+use crate::io::{Error, Limits, Result, display_name};
 use dicom_dictionary_std::uids;
 use find::Source;
 use frames::{Job, Slices};
@@ -55,14 +70,22 @@ pub struct Series {
     pub frames: usize,
 }
 
-/// A study as found: its image series and what was left out.
+/// A study as found: its series and what was left out.
 struct Study {
     series: BTreeMap<String, Vec<Instance>>,
     warnings: Vec<String>,
 }
 
+/// The one series that is to be read.
+struct Chosen {
+    name: String,
+    instances: Vec<Instance>,
+    warnings: Vec<String>,
+}
+
 /// Opens the one image series in `path`, or the one that `choice` names: a SeriesInstanceUID, or a
-/// part of a UID or description.
+/// part of a UID or description. A segmentation is opened as a label map where there is no image series
+/// or where it is chosen.
 ///
 /// # Errors
 /// [`Error::Malformed`] and [`Error::Unsupported`] naming the file or the slices; [`Error::Parameter`]
@@ -71,46 +94,89 @@ struct Study {
 ///
 /// Cost: every header is read before the first voxel; memory is one file per thread.
 pub fn open(path: &Path, choice: Option<&str>, limits: &Limits) -> Result<Reader> {
-    let name = display_name(path);
-    let study = study(path, &name, limits)?;
-    let listed = study.listed();
-    let uid = choose(&listed, choice, &name)?;
-    let instances = study
-        .series
-        .get(&uid)
-        .map(Vec::as_slice)
-        .unwrap_or_default();
-    let stack = series::stack(instances, &name)?;
-    let jobs: Vec<Job> = stack
-        .slices
-        .iter()
-        .filter_map(|slice| {
-            let instance = instances.get(slice.instance)?;
-            Some(Job {
-                source: instance.source.clone(),
-                frame: instance.frames.get(slice.frame)?.clone(),
-                is_encapsulated: is_encapsulated(&instance.transfer_syntax),
-            })
-        })
-        .collect();
-    let datatype = frames::datatype(&stack.pixels, &jobs);
-    let declared = Declared {
-        format: Format::Dicom,
-        endian: Endian::Little,
-        datatype,
-        sizes: vec![
-            u64::from(stack.pixels.columns),
-            u64::from(stack.pixels.rows),
-            jobs.len() as u64,
-        ],
-        steps_mm: stack.steps_mm.map(flip_xy).to_vec(),
-        spacing_mm: None,
-        origin_mm: flip_xy(stack.origin_mm),
-        vox_offset: 0,
-        warnings: [study.warnings, stack.warnings].concat(),
+    let reading = Reading {
+        series: choice,
+        resample_irregular: false,
     };
-    let slices = Slices::new(jobs, stack.pixels, datatype, *limits);
-    declared.reader_of(slices, &name, limits)
+    open_as(path, reading, limits)
+}
+
+/// How a study is read.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Reading<'a> {
+    /// The series to read, where there are several: a UID, or a part of a UID or description.
+    pub series: Option<&'a str>,
+    /// Interpolate tilted and uneven slices into an even volume instead of refusing them.
+    pub resample_irregular: bool,
+}
+
+/// [`open`] with all choices.
+///
+/// # Errors
+/// Those of [`open`].
+///
+/// Cost of a stack that is resampled: its voxels three times in memory, as `f32`.
+pub fn open_as(path: &Path, reading: Reading, limits: &Limits) -> Result<Reader> {
+    let Chosen {
+        name,
+        instances,
+        warnings,
+    } = chosen(path, reading.series, limits)?;
+    if instances.iter().any(Instance::is_segmentation) {
+        let [only] = instances.as_slice() else {
+            return Err(Error::unsupported(
+                &name,
+                format!(
+                    "the series holds {} segmentations, name the file of one",
+                    instances.len()
+                ),
+            ));
+        };
+        return segmentation::open(&only.source, &name, warnings, limits);
+    }
+    let stack = match series::stack(&instances, &name) {
+        Err(refusal) if reading.resample_irregular => {
+            return irregular::open(&instances, &name, warnings, refusal, limits);
+        }
+        stack => stack?,
+    };
+    let jobs = jobs(&stack.slices, &instances);
+    let declared = stack.declared(&jobs, warnings);
+    let slices = Slices::new(jobs, stack.pixels, declared.datatype, *limits);
+    declared.reader_of(slices, Vec::new(), &name, limits)
+}
+
+/// What decodes each slice.
+fn jobs(slices: &[series::Slice], instances: &[Instance]) -> Vec<Job> {
+    let job = |slice: &series::Slice| {
+        let instance = instances.get(slice.instance)?;
+        Some(Job {
+            source: instance.source.clone(),
+            frame: instance.frames.get(slice.frame)?.clone(),
+            is_encapsulated: is_encapsulated(&instance.transfer_syntax),
+        })
+    };
+    slices.iter().filter_map(job).collect()
+}
+
+/// The series that [`open`] would read.
+fn chosen(path: &Path, choice: Option<&str>, limits: &Limits) -> Result<Chosen> {
+    let name = display_name(path);
+    let mut study = study(path, &name, limits)?;
+    let has_images = study
+        .series
+        .values()
+        .flatten()
+        .any(|i| !i.is_segmentation());
+    if choice.is_none() && has_images {
+        study.leave_segmentations();
+    }
+    let uid = choose(&study.listed(), choice, &name)?;
+    Ok(Chosen {
+        name,
+        instances: study.series.remove(&uid).unwrap_or_default(),
+        warnings: study.warnings,
+    })
 }
 
 /// The image series in `path`, in order of their UIDs.
@@ -122,6 +188,19 @@ pub fn list(path: &Path, limits: &Limits) -> Result<Vec<Series>> {
 }
 
 impl Study {
+    /// Segmentations beside images are results, not another choice of images.
+    fn leave_segmentations(&mut self) {
+        let before = self.series.len();
+        self.series
+            .retain(|_, instances| !instances.iter().any(Instance::is_segmentation));
+        let left = before - self.series.len();
+        if left > 0 {
+            self.warnings.push(format!(
+                "{left} segmentations beside the images were left out; --series reads one"
+            ));
+        }
+    }
+
     fn listed(&self) -> Vec<Series> {
         let describe = |(uid, instances): (&String, &Vec<Instance>)| {
             let first = instances.first()?;
@@ -161,11 +240,7 @@ fn study(path: &Path, name: &str, limits: &Limits) -> Result<Study> {
     let (mut strangers, mut others) = (Vec::new(), 0);
     for (source, outcome) in read {
         match outcome {
-            Ok(instance)
-                if instance.pixels.is_some()
-                    && !instance.frames.is_empty()
-                    && !is_segmentation(&instance) =>
-            {
+            Ok(instance) if instance.pixels.is_some() && !instance.frames.is_empty() => {
                 series
                     .entry(instance.series.clone())
                     .or_default()
@@ -212,10 +287,6 @@ fn study(path: &Path, name: &str, limits: &Limits) -> Result<Study> {
         ));
     }
     Ok(Study { series, warnings })
-}
-
-fn is_segmentation(instance: &Instance) -> bool {
-    instance.sop_class == uids::SEGMENTATION_STORAGE
 }
 
 fn choose(listed: &[Series], choice: Option<&str>, name: &str) -> Result<String> {

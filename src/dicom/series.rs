@@ -4,14 +4,18 @@
 //! direction, PS3.3 C.7.6.2), never by file name or instance number. Nothing is regridded: a stack
 //! with a missing, doubled or tilted slice is refused with the slices named.
 
+use super::frames::{self, Job};
 use super::instance::{Instance, Pixels};
-use crate::io::{Error, Result};
+use crate::io::nifti::{Endian, Format};
+use crate::io::{Declared, Error, Result, flip_xy};
 
 /// Largest difference of a direction cosine within a stack: DS values carry some six digits.
 const DIRECTION_TOLERANCE: f64 = 1e-4;
 /// Largest deviation of a slice from its place in an even stack, as a share of the step and in mm.
 const STEP_TOLERANCE: f64 = 0.01;
 const STEP_TOLERANCE_MM: f64 = 0.01;
+/// What errors of stacks that could be resampled say.
+const RESAMPLE: &str = "--resample-irregular makes an even volume of it";
 
 /// One frame of one file.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -35,31 +39,115 @@ pub(super) struct Stack {
     pub warnings: Vec<String>,
 }
 
-fn dot(a: [f64; 3], b: [f64; 3]) -> f64 {
+impl Stack {
+    /// What a header of this stack says, with the voxel type that fits the scalings of `jobs`.
+    pub fn declared(&self, jobs: &[Job], warnings: Vec<String>) -> Declared {
+        Declared {
+            format: Format::Dicom,
+            endian: Endian::Little,
+            datatype: frames::datatype(&self.pixels, jobs),
+            sizes: vec![
+                u64::from(self.pixels.columns),
+                u64::from(self.pixels.rows),
+                self.slices.len() as u64,
+            ],
+            steps_mm: self.steps_mm.map(flip_xy).to_vec(),
+            spacing_mm: None,
+            origin_mm: flip_xy(self.origin_mm),
+            vox_offset: 0,
+            warnings: [warnings, self.warnings.clone()].concat(),
+        }
+    }
+}
+
+pub(super) fn dot(a: [f64; 3], b: [f64; 3]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-fn cross([a, b, c]: [f64; 3], [d, e, f]: [f64; 3]) -> [f64; 3] {
+pub(super) fn cross([a, b, c]: [f64; 3], [d, e, f]: [f64; 3]) -> [f64; 3] {
     [b * f - c * e, c * d - a * f, a * e - b * d]
 }
 
-fn scaled(a: [f64; 3], factor: f64) -> [f64; 3] {
+pub(super) fn scaled(a: [f64; 3], factor: f64) -> [f64; 3] {
     a.map(|value| value * factor)
 }
 
-fn minus(a: [f64; 3], b: [f64; 3]) -> [f64; 3] {
+pub(super) fn plus(a: [f64; 3], b: [f64; 3]) -> [f64; 3] {
+    [a[0] + b[0], a[1] + b[1], a[2] + b[2]]
+}
+
+pub(super) fn minus(a: [f64; 3], b: [f64; 3]) -> [f64; 3] {
     [a[0] - b[0], a[1] - b[1], a[2] - b[2]]
 }
 
 /// A frame with everything that its place needs.
-struct Placed {
-    slice: Slice,
-    position_mm: [f64; 3],
-    along_mm: f64,
+pub(super) struct Placed {
+    pub slice: Slice,
+    /// Centre of the first voxel, LPS+ mm.
+    pub position_mm: [f64; 3],
+    /// Position along the normal.
+    pub along_mm: f64,
 }
 
-/// Sorts the frames of one series. `name` is what errors call it.
+/// Frames of one size, type and direction in order along their normal, at any distance.
+pub(super) struct Sorted {
+    pub placed: Vec<Placed>,
+    pub pixels: Pixels,
+    /// Unit vectors, LPS+.
+    pub row: [f64; 3],
+    pub column: [f64; 3],
+    pub normal: [f64; 3],
+    /// Distance between rows, then between columns.
+    pub spacing_mm: [f64; 2],
+}
+
+/// Sorts the frames of one series into an even stack. `name` is what errors call it.
 pub(super) fn stack(instances: &[Instance], name: &str) -> Result<Stack> {
+    let sorted = sorted(instances, name)?;
+    let first = instances
+        .first()
+        .ok_or_else(|| Error::malformed(name, "holds no DICOM images"))?;
+    let mut warnings = Vec::new();
+    let step = match sorted.placed.as_slice() {
+        [_only] => {
+            let thickness = first.slice_thickness_mm.unwrap_or_else(|| {
+                warnings.push("one slice without a thickness: taken as 1 mm".to_owned());
+                1.0
+            });
+            scaled(sorted.normal, thickness)
+        }
+        many => even_step(many, instances, sorted.normal, name)?,
+    };
+    if first.is_monochrome1 {
+        warnings.push("MONOCHROME1: low values are shown bright; the values are kept".to_owned());
+    }
+    let origin_mm = sorted
+        .placed
+        .first()
+        .map_or([0.0; 3], |first| first.position_mm);
+    let [between_rows, between_columns] = sorted.spacing_mm;
+    Ok(Stack {
+        slices: sorted
+            .placed
+            .into_iter()
+            .map(|placed| placed.slice)
+            .collect(),
+        pixels: sorted.pixels,
+        steps_mm: [
+            scaled(sorted.row, between_columns),
+            scaled(sorted.column, between_rows),
+            step,
+        ],
+        origin_mm,
+        warnings,
+    })
+}
+
+/// Sorts the frames of one series along their normal.
+///
+/// # Errors
+/// Those of [`stack`], except for those of distances between slices.
+pub(super) fn sorted(instances: &[Instance], name: &str) -> Result<Sorted> {
     let first = instances
         .first()
         .ok_or_else(|| Error::malformed(name, "holds no DICOM images"))?;
@@ -88,32 +176,13 @@ pub(super) fn stack(instances: &[Instance], name: &str) -> Result<Stack> {
         }
     }
     placed.sort_by(|a, b| a.along_mm.total_cmp(&b.along_mm));
-    let mut warnings = Vec::new();
-    let step = match placed.as_slice() {
-        [_only] => {
-            let thickness = first.slice_thickness_mm.unwrap_or_else(|| {
-                warnings.push("one slice without a thickness: taken as 1 mm".to_owned());
-                1.0
-            });
-            scaled(normal, thickness)
-        }
-        many => even_step(many, instances, normal, name)?,
-    };
-    if first.is_monochrome1 {
-        warnings.push("MONOCHROME1: low values are shown bright; the values are kept".to_owned());
-    }
-    let origin_mm = placed.first().map_or([0.0; 3], |first| first.position_mm);
-    let [between_rows, between_columns] = spacing;
-    Ok(Stack {
-        slices: placed.into_iter().map(|placed| placed.slice).collect(),
+    Ok(Sorted {
+        placed,
         pixels,
-        steps_mm: [
-            scaled(row, between_columns),
-            scaled(column, between_rows),
-            step,
-        ],
-        origin_mm,
-        warnings,
+        row,
+        column,
+        normal,
+        spacing_mm: spacing,
     })
 }
 
@@ -243,18 +312,14 @@ fn check_alike(
     ))
 }
 
-/// The step between neighbours of a stack of at least two, checked to be the same everywhere and
-/// along the normal.
-fn even_step(
-    placed: &[Placed],
-    instances: &[Instance],
-    normal: [f64; 3],
-    name: &str,
-) -> Result<[f64; 3]> {
-    let file = |placed: &Placed| {
-        let instance = instances.get(placed.slice.instance);
-        instance.map_or(String::new(), |instance| instance.source.name.clone())
-    };
+/// The name of a frame's file.
+fn file_of(placed: &Placed, instances: &[Instance]) -> String {
+    let instance = instances.get(placed.slice.instance);
+    instance.map_or(String::new(), |instance| instance.source.name.clone())
+}
+
+/// Distances between neighbours along the normal, and their median.
+pub(super) fn steps(placed: &[Placed]) -> (Vec<f64>, f64) {
     let steps: Vec<f64> = placed
         .windows(2)
         .map(|pair| match pair {
@@ -265,17 +330,25 @@ fn even_step(
     let mut sorted = steps.clone();
     sorted.sort_by(f64::total_cmp);
     let usual = sorted.get(sorted.len() / 2).copied().unwrap_or(0.0);
-    let tolerance = (STEP_TOLERANCE * usual).max(STEP_TOLERANCE_MM);
+    (steps, usual)
+}
+
+/// How far a slice may be off its place where `usual` is the step.
+fn tolerance(usual: f64) -> f64 {
+    (STEP_TOLERANCE * usual).max(STEP_TOLERANCE_MM)
+}
+
+/// Refuses doubled slices, and gaps of which a multiple of the usual step fits.
+pub(super) fn check_gaps(placed: &[Placed], instances: &[Instance], name: &str) -> Result<()> {
+    let (steps, usual) = steps(placed);
+    let tolerance = tolerance(usual);
     for (pair, step) in placed.windows(2).zip(&steps) {
         let [a, b] = pair else { continue };
+        let (a, b) = (file_of(a, instances), file_of(b, instances));
         if *step <= tolerance {
             return Err(Error::malformed(
                 name,
-                format!(
-                    "duplicate position: {} and {} lie {step:.3} mm apart",
-                    file(a),
-                    file(b)
-                ),
+                format!("duplicate position: {a} and {b} lie {step:.3} mm apart"),
             ));
         }
         let missing = (step / usual).round() - 1.0;
@@ -285,18 +358,34 @@ fn even_step(
             return Err(Error::malformed(
                 name,
                 format!(
-                    "{missing} missing slice{} between {} and {}: {step:.3} mm apart where {usual:.3} mm is usual",
+                    "{missing} missing slice{} between {a} and {b}: {step:.3} mm apart where {usual:.3} mm is usual",
                     if missing > 1.0 { "s" } else { "" },
-                    file(a),
-                    file(b)
                 ),
             ));
         }
+    }
+    Ok(())
+}
+
+/// The step between neighbours of a stack of at least two, checked to be the same everywhere and
+/// along the normal.
+fn even_step(
+    placed: &[Placed],
+    instances: &[Instance],
+    normal: [f64; 3],
+    name: &str,
+) -> Result<[f64; 3]> {
+    check_gaps(placed, instances, name)?;
+    let file = |placed: &Placed| file_of(placed, instances);
+    let (steps, usual) = steps(placed);
+    let tolerance = tolerance(usual);
+    for (pair, step) in placed.windows(2).zip(&steps) {
+        let [a, b] = pair else { continue };
         if (step - usual).abs() > tolerance {
             return Err(Error::malformed(
                 name,
                 format!(
-                    "uneven slices: {} and {} lie {step:.3} mm apart where {usual:.3} mm is usual",
+                    "uneven slices: {} and {} lie {step:.3} mm apart where {usual:.3} mm is usual; {RESAMPLE}",
                     file(a),
                     file(b)
                 ),
@@ -316,7 +405,7 @@ fn even_step(
         return Err(Error::malformed(
             name,
             format!(
-                "tilted gantry: every slice is {drift:.3} mm beside the one before ({:.2} degrees)",
+                "tilted gantry: every slice is {drift:.3} mm beside the one before ({:.2} degrees); {RESAMPLE}",
                 drift.atan2(along).to_degrees()
             ),
         ));
@@ -329,7 +418,7 @@ fn even_step(
             return Err(Error::malformed(
                 name,
                 format!(
-                    "uneven slices: {} is {off:.3} mm beside its place in the stack",
+                    "uneven slices: {} is {off:.3} mm beside its place in the stack; {RESAMPLE}",
                     file(place)
                 ),
             ));

@@ -87,11 +87,12 @@ impl Declared {
     pub fn reader_of(
         self,
         source: impl std::io::Read + Send + 'static,
+        extensions: Vec<Extension>,
         name: &str,
         limits: &Limits,
     ) -> Result<Reader> {
         let stream = Stream::uncompressed(Box::new(source), name.to_owned());
-        Reader::new(self.header(name)?, Vec::new(), stream, limits)
+        Reader::new(self.header(name)?, extensions, stream, limits)
     }
 
     /// The checked header.

@@ -96,6 +96,19 @@ impl LabelTable {
         self.labels.insert(number, label);
     }
 
+    /// Adds a label under a name from a file that need not keep to our rules: control characters go, an
+    /// empty name or one that is taken gets the number behind it. Without a colour it gets the default one.
+    pub fn insert_named(&mut self, number: u16, given: &str, rgb: Option<[u8; 3]>) {
+        let mut name: String = given.trim().chars().filter(|c| !c.is_control()).collect();
+        if name.is_empty() || self.number_of(&name).is_some() {
+            name = format!("{name}_{number}")
+                .trim_start_matches('_')
+                .to_owned();
+        }
+        let rgb = rgb.unwrap_or_else(|| Self::default_rgb(number));
+        self.insert(number, Label { name, rgb });
+    }
+
     /// The label with this number.
     pub fn get(&self, number: u16) -> Option<&Label> {
         self.labels.get(&number)
@@ -150,6 +163,18 @@ mod tests {
         assert_eq!(table.number_of("bladder"), Some(8));
         assert_eq!(table.name_of(8), "bladder");
         assert_eq!(table.name_of(77), "label_77");
+    }
+
+    #[test]
+    fn names_from_elsewhere_become_distinct_and_printable() {
+        let mut table = LabelTable::default();
+        for (number, given) in [(1, " liver\n"), (2, "liver"), (3, "")] {
+            table.insert_named(number, given, None);
+        }
+        assert_eq!(
+            [1, 2, 3].map(|number| table.name_of(number)),
+            ["liver", "liver_2", "3"]
+        );
     }
 
     #[test]

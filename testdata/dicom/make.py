@@ -27,7 +27,7 @@ FILES = [
 REFUSED = {
     "ct_gantry_tilt": "tilted gantry", "ct_missing_slice": "missing slice", "pydicom_77654033/CT2": "missing slices",
     "pydicom_77654033": "choose one with --series", "pydicom_77654033/CR1": "ImageOrientationPatient",
-    "dcmqi_ct3slice_seg": "SEG object", "pydicom_single/MR_truncated.dcm": "truncated",
+    "pydicom_single/MR_truncated.dcm": "truncated",
     "pydicom_single/rtdose.dcm": "ImagePositionPatient",
 }
 

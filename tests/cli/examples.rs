@@ -83,6 +83,21 @@ fn prepare(here: &Path) {
     .unwrap();
 }
 
+/// A DICOM series on the grid of the label map.
+fn study(here: &Path) {
+    let folder = here.join("STUDY");
+    std::fs::create_dir(&folder).unwrap();
+    let limits = medseg::io::Limits::detect();
+    let map = here.join("labels.nii.gz");
+    let (map, _) =
+        medseg::io::nifti::read_label_map(&map, medseg::volume::LabelTable::default(), &limits)
+            .unwrap();
+    for (z, bytes) in crate::dicom_series::slices(map.grid()).iter().enumerate() {
+        let path = folder.join(format!("IM{z:04}"));
+        medseg::io::atomic::write(&path, medseg::io::Overwrite::Refuse, bytes).unwrap();
+    }
+}
+
 #[test]
 fn every_example_in_the_help_runs() {
     for command in COMMANDS {
@@ -137,6 +152,9 @@ fn every_example_in_the_help_runs() {
                     here.path().join("reference.nii.gz"),
                 )
                 .unwrap();
+            }
+            if example.contains("STUDY/") {
+                study(here.path());
             }
             // The folder names of the examples do not outlive the test's own folder.
             let line = example

@@ -2,6 +2,7 @@
 
 mod commands;
 mod connect;
+mod dicom_series;
 mod examples;
 mod infer;
 mod manners;

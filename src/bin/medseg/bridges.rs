@@ -3,10 +3,11 @@
 
 use crate::context::Context;
 use crate::flags::Existing;
+use crate::label_output::LabelFormat;
 use crate::outcome::{Outcome, Usage, one_line};
 use crate::skeleton::{self, Skeleton};
 use medseg::io::batch::{self, Job};
-use medseg::io::nifti::{self, Header};
+use medseg::io::nifti::Header;
 use medseg::io::{Overwrite, atomic, display_name, labels};
 use medseg::provenance::InputFile;
 use medseg::topology::bridging::{Bridge, ConnectError, Kind, Repair};
@@ -64,6 +65,8 @@ pub struct Args {
     /// Also write the centre lines after the repair: .csv table, .json graph, .vtp or .obj lines; one case only
     #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
     skeleton: Option<PathBuf>,
+    #[command(flatten)]
+    format: LabelFormat,
     /// Find the bridges and report them, but write no label map
     #[arg(long)]
     dry_run: bool,
@@ -176,9 +179,11 @@ fn plan(args: &Args) -> anyhow::Result<Vec<(Job, bool)>> {
             .map(|case| (nowhere(case), false))
             .collect());
     };
-    let jobs = cases.jobs(output, ".nii.gz")?;
+    let jobs = cases.jobs(output, args.format.ending())?;
     if jobs.iter().any(|job| job.output != *output) {
         atomic::create_folder(output)?;
+    } else {
+        args.format.check_name(output)?;
     }
     let overwrite = if args.existing.skip_existing {
         Overwrite::Skip
@@ -202,6 +207,11 @@ fn run_case(
 ) -> anyhow::Result<Value> {
     let started = Instant::now();
     let input = job.case.channels.first().cloned().unwrap_or_default();
+    let files: Vec<&Path> = [args.image.as_deref(), Some(&input)]
+        .into_iter()
+        .flatten()
+        .collect();
+    let target = args.format.target(&job.output, &job.case.id, &files, cx)?;
     let reader = cx.open(&input)?;
     let extensions = reader.extensions().to_vec();
     let own = labels::table_in_extensions(&extensions);
@@ -255,11 +265,11 @@ fn run_case(
             made.drop_islands(case.map.volume.data_mut());
         }
         let overwrite = args.existing.overwrite();
-        nifti::save_label_map(
+        target.save(
             &job.output,
             &case.map,
             &header.geometry,
-            extensions,
+            &extensions,
             overwrite,
         )?;
         if let Some(path) = &args.skeleton {

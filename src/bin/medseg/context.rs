@@ -22,6 +22,8 @@ pub struct Context {
     pub threads: usize,
     /// Which DICOM series of an input to read.
     series: Option<String>,
+    /// Whether tilted and uneven DICOM series are interpolated.
+    resample_irregular: bool,
     quiet: bool,
     verbose: bool,
     style: Style,
@@ -48,6 +50,7 @@ impl Context {
             limits,
             threads: rayon::current_num_threads(),
             series: flags.series.clone(),
+            resample_irregular: flags.resample_irregular,
             quiet: flags.quiet,
             verbose: flags.verbose,
             style: Style::choose(flags.quiet),
@@ -62,9 +65,36 @@ impl Context {
     /// Those of the format's reader.
     pub fn open(&self, path: &Path) -> medseg::io::Result<Reader> {
         if path != Path::new("-") && dicom::is_study(path) {
-            return dicom::open(path, self.series.as_deref(), &self.limits);
+            let reading = dicom::Reading {
+                series: self.series.as_deref(),
+                resample_irregular: self.resample_irregular,
+            };
+            return dicom::open_as(path, reading, &self.limits);
         }
         Reader::open(path, &self.limits)
+    }
+
+    /// Reads the headers of the DICOM series that outputs refer to.
+    ///
+    /// # Errors
+    /// Those of [`dicom::Reference::open`].
+    pub fn open_reference(&self, path: &Path) -> medseg::io::Result<dicom::Reference> {
+        let reference = dicom::Reference::open(path, self.series.as_deref(), &self.limits)?;
+        for warning in reference.warnings() {
+            self.warn("reference", warning);
+        }
+        Ok(reference)
+    }
+
+    /// How a DICOM series was acquired.
+    ///
+    /// # Errors
+    /// Those of [`dicom::facts`].
+    pub fn facts(
+        &self,
+        path: &Path,
+    ) -> medseg::io::Result<serde_json::Map<String, serde_json::Value>> {
+        dicom::facts(path, self.series.as_deref(), &self.limits)
     }
 
     /// Tells a person what was done, on stderr; nothing with `--quiet`.

@@ -36,6 +36,9 @@ pub struct Global {
     /// DICOM series to read where an input holds several: a UID or a part of UID or description
     #[arg(long, global = true, value_name = "UID")]
     pub series: Option<String>,
+    /// Interpolate DICOM series with a tilted gantry or uneven slices into an even volume (float32, linear)
+    #[arg(long, global = true)]
+    pub resample_irregular: bool,
     /// Say nothing but errors
     #[arg(short, long, global = true)]
     pub quiet: bool,

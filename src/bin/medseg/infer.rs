@@ -9,6 +9,7 @@ mod plan;
 
 use crate::context::Context;
 use crate::flags::{Arithmetic, Existing, Report};
+use crate::label_output::LabelFormat;
 use crate::model;
 use crate::outcome::{Outcome, Usage, one_line};
 use clap::ValueEnum;
@@ -29,6 +30,7 @@ is a folder. Without --model the embedded model is used, which knows synthetic p
 Examples:
   medseg infer -i ct.nii.gz -m nnUNetTrainer__nnUNetPlans__3d_fullres -o organs.nii.gz
   medseg infer -i images/ -m model/ -o labels/ --skip-existing --report run.json
+  medseg infer -i STUDY/ -m model/ -o organs.dcm
   medseg infer -i t1.nii.gz,t2.nii.gz -m two_channels/ -o tumor.nii.gz --folds 0 --no-mirroring
   medseg infer -i images/ -m model/ -o labels/ --dry-run
   medseg phantom -o - | medseg infer -i - -o - | medseg info -")]
@@ -84,6 +86,8 @@ pub struct Args {
     /// Say which case goes where and what memory it needs, and stop
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    format: LabelFormat,
     #[command(flatten)]
     existing: Existing,
     #[command(flatten)]

@@ -3,9 +3,9 @@
 
 use crate::context::Context;
 use crate::flags::Existing;
+use crate::label_output::LabelFormat;
 use crate::outcome::{Outcome, Usage, one_line};
 use medseg::io::batch::{self, Job};
-use medseg::io::nifti;
 use medseg::io::{Overwrite, atomic, display_name, labels};
 use medseg::provenance::InputFile;
 use medseg::volume::{LabelMap, LabelTable, Volume};
@@ -31,6 +31,8 @@ pub struct Args {
     /// Write what was found in every case, and what it was made from, to this JSON file
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+    #[command(flatten)]
+    format: LabelFormat,
     /// Compute and report, but write no label map
     #[arg(long)]
     dry_run: bool,
@@ -163,11 +165,11 @@ fn plan(args: &Args) -> anyhow::Result<Vec<Planned>> {
             })
             .collect());
     };
-    let jobs = cases.jobs(output, ".nii.gz")?;
+    let jobs = cases.jobs(output, args.format.ending())?;
     if jobs.iter().any(|job| job.output != *output) {
         atomic::create_folder(output)?;
     } else {
-        crate::flags::check_volume_name(output)?;
+        args.format.check_name(output)?;
     }
     let overwrite = if args.existing.skip_existing {
         Overwrite::Skip
@@ -206,6 +208,14 @@ fn run_case(
         .first()
         .cloned()
         .unwrap_or_default();
+    let files: Vec<&Path> = [Some(&input), planned.image.as_ref()]
+        .into_iter()
+        .rev()
+        .flatten()
+        .map(PathBuf::as_path)
+        .collect();
+    let job = &planned.job;
+    let target = args.format.target(&job.output, &job.case.id, &files, cx)?;
     let reader = cx.open(&input)?;
     let extensions = reader.extensions().to_vec();
     let per_voxel = 2 + voxel_bytes + if planned.image.is_some() { 4 } else { 0 };
@@ -242,16 +252,11 @@ fn run_case(
         "{name}: read {read_s:.3} s, computed {compute_s:.3} s"
     ));
     if !args.dry_run {
-        let extensions = if made.map.table.is_empty() {
-            extensions
-        } else {
-            labels::with_table(&extensions, &made.map.table)
-        };
-        nifti::save_label_map(
+        target.save(
             &planned.job.output,
             &made.map,
             &header.geometry,
-            extensions,
+            &extensions,
             args.existing.overwrite(),
         )?;
     }

@@ -13,6 +13,7 @@ mod flags;
 mod infer;
 mod info;
 mod label_cases;
+mod label_output;
 mod labels;
 mod model;
 mod outcome;

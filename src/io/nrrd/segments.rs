@@ -3,7 +3,7 @@
 use super::super::labels;
 use super::super::nifti::Extension;
 use super::fields::Fields;
-use crate::volume::{Label, LabelTable};
+use crate::volume::LabelTable;
 
 /// Most segments that are looked for: label numbers end at 65535.
 const MOST_SEGMENTS: usize = 65536;
@@ -19,18 +19,9 @@ pub(super) fn extensions(fields: &Fields) -> Vec<Extension> {
         let Some(number) = number.trim().parse().ok().filter(|&n: &u16| n > 0) else {
             continue;
         };
-        let given = value("Name").map_or("", |name| name.trim());
-        let mut name: String = given.chars().filter(|c| !c.is_control()).collect();
         // Slicer allows two segments of one name; a table does not.
-        if name.is_empty() || table.number_of(&name).is_some() {
-            name = format!("{name}_{number}")
-                .trim_start_matches('_')
-                .to_owned();
-        }
-        let rgb = value("Color")
-            .and_then(|text| colour(text))
-            .unwrap_or_else(|| LabelTable::default_rgb(number));
-        table.insert(number, Label { name, rgb });
+        let name = value("Name").map_or("", |name| name);
+        table.insert_named(number, name, value("Color").and_then(|text| colour(text)));
     }
     labels::with_table(&[], &table)
 }

@@ -4,10 +4,11 @@ use super::Args;
 use super::cascade::FirstStage;
 use super::plan::{record, shown_inputs, shown_memory, shown_output};
 use crate::context::Context;
+use crate::label_output::Target;
 use anyhow::Context as _;
 use medseg::io::batch::{Job, case_name};
+use medseg::io::display_name;
 use medseg::io::nifti::{self, Header};
-use medseg::io::{display_name, labels};
 use medseg::nnunet::postprocess::Postprocessing;
 use medseg::nnunet::predict::{Prediction, Predictor};
 use medseg::nnunet::statistics::label_statistics;
@@ -44,6 +45,7 @@ impl Case<'_> {
     ) -> anyhow::Result<CaseRecord> {
         let id = self.job.case.id.to_string_lossy().into_owned();
         let mut clock = Clock::new();
+        let target = self.target()?;
         let (channels, header) = self.read(memory)?;
         clock.phase("read");
         let progress = self.cx.progress(&id);
@@ -64,7 +66,7 @@ impl Case<'_> {
             postprocessing.apply(prediction.label_map.volume.data_mut())?;
             clock.phase("postprocess");
         }
-        let outputs = self.write(&prediction, &header)?;
+        let outputs = self.write(&prediction, &header, &target)?;
         clock.phase("write");
         if self.args.statistics.is_some() {
             let rows = label_statistics(&prediction.label_map, channels.first());
@@ -159,7 +161,20 @@ impl Case<'_> {
         Ok(())
     }
 
-    fn write(&self, prediction: &Prediction, header: &Header) -> anyhow::Result<Vec<String>> {
+    /// Where the label map goes.
+    fn target(&self) -> anyhow::Result<Target> {
+        let files = self.job.case.channels.iter().map(PathBuf::as_path);
+        let files: Vec<&Path> = files.collect();
+        let (output, id) = (&self.job.output, &self.job.case.id);
+        self.args.format.target(output, id, &files, self.cx)
+    }
+
+    fn write(
+        &self,
+        prediction: &Prediction,
+        header: &Header,
+        target: &Target,
+    ) -> anyhow::Result<Vec<String>> {
         let overwrite = self.args.existing.overwrite();
         let output = &self.job.output;
         let mut outputs = vec![shown_output(self.job)];
@@ -175,8 +190,7 @@ impl Case<'_> {
             outputs.push(display_name(&path));
         }
         let map = &prediction.label_map;
-        let extensions = labels::with_table(&[], &map.table);
-        nifti::save_label_map(output, map, &header.geometry, extensions, overwrite)?;
+        target.save(output, map, &header.geometry, &[], overwrite)?;
         Ok(outputs)
     }
 

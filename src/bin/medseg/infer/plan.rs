@@ -3,10 +3,9 @@
 use super::Args;
 use super::cascade::FirstStage;
 use crate::context::{Context, print_text};
-use crate::flags::check_volume_name;
 use crate::outcome::Usage;
 use medseg::io::batch::{self, Job};
-use medseg::io::{Overwrite, atomic, display_name, nifti};
+use medseg::io::{Overwrite, atomic, display_name};
 use medseg::nnunet::model::Model;
 use medseg::nnunet::predict::{CasePlan, Predictor};
 use medseg::provenance::{CaseRecord, Status};
@@ -35,12 +34,12 @@ impl Plan {
     pub fn new(inputs: &[PathBuf], args: &Args, model: &Model) -> anyhow::Result<Self> {
         let channels = model.dataset.channel_names.len();
         let cases = batch::find_cases(inputs, Some(channels))?;
-        let jobs = cases.jobs(&args.output, ".nii.gz")?;
+        let jobs = cases.jobs(&args.output, args.format.ending())?;
         let is_folder = jobs.iter().any(|job| job.output != args.output);
         // A folder that is still to be made holds nothing that could be replaced.
         let is_new_folder = is_folder && !args.output.exists();
         if !is_folder {
-            check_volume_name(&args.output)?;
+            args.format.check_name(&args.output)?;
         }
         if args.probabilities && args.output == Path::new("-") {
             return Err(
@@ -100,7 +99,7 @@ impl Plan {
             let line = match step {
                 Step::Skip(job) => format!("{}: skip, exists", shown_output(job)),
                 Step::Run(job) => {
-                    let plan = case_plan(job, predictor, first_stage)?;
+                    let plan = case_plan(job, predictor, first_stage, cx)?;
                     format!(
                         "{} -> {}: {}",
                         shown_inputs(job),
@@ -135,6 +134,7 @@ fn case_plan(
     job: &Job,
     predictor: &Predictor,
     first_stage: &FirstStage,
+    cx: &Context,
 ) -> anyhow::Result<CasePlan> {
     let first = job.case.channels.first().cloned().unwrap_or_default();
     if first == Path::new("-") {
@@ -143,8 +143,8 @@ fn case_plan(
         )
         .into());
     }
-    let (header, _) = nifti::read_header(&first)?;
-    first_stage.larger(predictor.case_plan(&header.grid)?, &header.grid)
+    let grid = cx.open(&first)?.header().grid;
+    first_stage.larger(predictor.case_plan(&grid)?, &grid)
 }
 
 /// The files of a case for people.

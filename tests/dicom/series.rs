@@ -1,119 +1,13 @@
-//! DICOM series: what is read, what is refused, and that damage costs neither a panic nor memory.
+//! Image series: what is read, what is refused, and that damage costs neither a panic nor memory.
 
-use dicom_core::{DataElement, PrimitiveValue, Tag, VR};
-use dicom_dictionary_std::{tags, uids};
-use dicom_object::{FileMetaTableBuilder, InMemDicomObject};
+use crate::builder::{LIMITS, Slice, even, folder, read, save};
 use medseg::dicom;
-use medseg::io::Limits;
-use medseg::io::nifti::{NiftiImage, Reader, Voxels};
+use medseg::io::nifti::{Reader, Voxels};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-
-const LIMITS: Limits = Limits {
-    memory_bytes: 1 << 30,
-};
-
-/// Attributes of one 5 x 4 CT slice.
-#[derive(Clone)]
-struct Slice {
-    position: [f64; 3],
-    orientation: [f64; 6],
-    series: &'static str,
-    slope: f64,
-    rows: u16,
-    samples: u16,
-}
-
-impl Slice {
-    fn at(z: f64) -> Self {
-        Self {
-            position: [-10.0, 20.0, z],
-            orientation: [1.0, 0.0, 0.0, 0.0, 1.0, 0.0],
-            series: "1.2.3",
-            slope: 1.0,
-            rows: 4,
-            samples: 1,
-        }
-    }
-
-    fn bytes(&self) -> Vec<u8> {
-        let text =
-            |tag: Tag, vr: VR, value: &str| DataElement::new(tag, vr, PrimitiveValue::from(value));
-        let number =
-            |tag: Tag, value: u16| DataElement::new(tag, VR::US, PrimitiveValue::from(value));
-        let list = |values: &[f64]| {
-            values
-                .iter()
-                .map(f64::to_string)
-                .collect::<Vec<_>>()
-                .join("\\")
-        };
-        let instance = format!("1.2.3.4.{}", (self.position[2] * 1000.0) as i64 + 100_000);
-        let pixels: Vec<u16> = (0..self.rows * 5 * self.samples)
-            .map(|index| 1000 + index + self.position[2].abs() as u16 * 100)
-            .collect();
-        let object = InMemDicomObject::from_element_iter([
-            text(tags::SOP_CLASS_UID, VR::UI, uids::CT_IMAGE_STORAGE),
-            text(tags::SOP_INSTANCE_UID, VR::UI, &instance),
-            text(tags::MODALITY, VR::CS, "CT"),
-            text(tags::SERIES_DESCRIPTION, VR::LO, "abdomen"),
-            text(tags::SERIES_INSTANCE_UID, VR::UI, self.series),
-            text(tags::IMAGE_POSITION_PATIENT, VR::DS, &list(&self.position)),
-            text(
-                tags::IMAGE_ORIENTATION_PATIENT,
-                VR::DS,
-                &list(&self.orientation),
-            ),
-            text(tags::PIXEL_SPACING, VR::DS, "0.8\\0.7"),
-            text(tags::RESCALE_SLOPE, VR::DS, &self.slope.to_string()),
-            text(tags::RESCALE_INTERCEPT, VR::DS, "-1024"),
-            text(tags::PHOTOMETRIC_INTERPRETATION, VR::CS, "MONOCHROME2"),
-            number(tags::SAMPLES_PER_PIXEL, self.samples),
-            number(tags::ROWS, self.rows),
-            number(tags::COLUMNS, 5),
-            number(tags::BITS_ALLOCATED, 16),
-            number(tags::BITS_STORED, 12),
-            number(tags::HIGH_BIT, 11),
-            number(tags::PIXEL_REPRESENTATION, 0),
-            DataElement::new(tags::PIXEL_DATA, VR::OW, PrimitiveValue::U16(pixels.into())),
-        ]);
-        let meta = FileMetaTableBuilder::new().transfer_syntax(uids::EXPLICIT_VR_LITTLE_ENDIAN);
-        let mut bytes = Vec::new();
-        object
-            .with_meta(meta)
-            .unwrap()
-            .write_all(&mut bytes)
-            .unwrap();
-        bytes
-    }
-}
-
-fn even(count: usize) -> Vec<Slice> {
-    (0..count).map(|z| Slice::at(2.5 * z as f64)).collect()
-}
-
-fn save(path: &Path, bytes: &[u8]) {
-    medseg::io::atomic::write(path, medseg::io::Overwrite::Force, bytes).unwrap();
-}
-
-/// A folder whose names run against the positions.
-fn folder(slices: &[Slice]) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    for (number, slice) in slices.iter().rev().enumerate() {
-        save(
-            &folder.path().join(format!("IM{number:04}")),
-            &slice.bytes(),
-        );
-    }
-    folder
-}
-
-fn read(path: &Path) -> medseg::io::Result<NiftiImage> {
-    dicom::open(path, None, &LIMITS).and_then(Reader::into_image)
-}
 
 #[test]
 fn slices_are_sorted_by_position_and_rescaled() {
@@ -416,4 +310,101 @@ fn real_series_read_as_in_simpleitk() {
             .collect();
         assert_eq!(hash, expected["sha256_f32"], "{name}");
     }
+}
+
+fn resampled(path: &Path) -> medseg::io::Result<medseg::io::nifti::NiftiImage> {
+    let reading = dicom::Reading {
+        series: None,
+        resample_irregular: true,
+    };
+    dicom::open_as(path, reading, &LIMITS).and_then(Reader::into_image)
+}
+
+#[test]
+fn uneven_and_tilted_stacks_are_interpolated_when_asked() {
+    let mut uneven = even(5);
+    uneven[2].position[2] += 0.5;
+    let folder = folder(&uneven);
+    let refused = read(folder.path()).unwrap_err().to_string();
+    assert!(refused.contains("--resample-irregular"), "{refused}");
+    let image = resampled(folder.path()).unwrap();
+    assert_eq!(image.grid().shape, [5, 4, 5]);
+    assert_eq!(image.grid().spacing_mm, [2.5, 0.8, 0.7]);
+    let warnings = &image.header.warnings;
+    assert!(
+        warnings.iter().any(|w| w.contains("resampled")),
+        "{warnings:?}"
+    );
+    let volume = &image.to_f32().unwrap()[0];
+    // Values rise by 100 with every whole millimetre of the position: 0, 200, 500, 700 and 1000 at the slices.
+    let at = |z: usize| volume.data()[[z, 0, 0]] - (1000.0 - 1024.0);
+    assert_eq!([0, 1, 3, 4].map(at), [0.0, 200.0, 700.0, 1000.0]);
+    // 5.0 mm lies between the slices at 2.5 (200) and 5.5 mm (500).
+    assert!((at(2) - 450.0).abs() < 1e-3, "{}", at(2));
+
+    let mut tilted = even(4);
+    for (index, slice) in tilted.iter_mut().enumerate() {
+        slice.position[1] += 0.8 * index as f64;
+    }
+    let folder = crate::builder::folder(&tilted);
+    assert!(read(folder.path()).is_err());
+    let image = resampled(folder.path()).unwrap();
+    // A row more for every slice's shift of one pixel.
+    assert_eq!(image.grid().shape, [4, 7, 5]);
+    let volume = &image.to_f32().unwrap()[0];
+    assert_eq!(volume.data()[[0, 0, 0]], 1000.0 - 1024.0);
+    assert_eq!(volume.data()[[3, 3, 0]], 1000.0 - 1024.0 + 700.0);
+    assert_eq!(
+        volume.data()[[3, 0, 0]],
+        1000.0 - 1024.0,
+        "no slice reaches there"
+    );
+}
+
+#[test]
+fn missing_slices_stay_missing() {
+    let mut gap = even(6);
+    gap.remove(2);
+    let message = resampled(folder(&gap).path()).unwrap_err().to_string();
+    assert!(message.contains("missing slice"), "{message}");
+    let same = resampled(folder(&even(3)).path()).unwrap();
+    assert!(
+        matches!(same.voxels, Voxels::I16(_)),
+        "an even stack is read as it is"
+    );
+}
+
+#[test]
+fn facts_are_in_the_words_and_units_of_bids() {
+    let folder = folder(&even(3));
+    let facts = dicom::facts(folder.path(), None, &LIMITS).unwrap();
+    assert_eq!(facts["Modality"], "CT");
+    assert_eq!(facts["SeriesDescription"], "abdomen");
+    assert_eq!(facts["ConversionSoftware"], "medseg");
+    let text = serde_json::to_string(&facts).unwrap();
+    assert!(!text.contains(crate::builder::PATIENT), "{text}");
+}
+
+#[test]
+fn an_archive_that_expands_beyond_the_limit_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bomb.zip");
+    let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    zip.start_file("IM0000", zip::write::SimpleFileOptions::default())
+        .unwrap();
+    let piece: Vec<u8> = (0..1 << 20).map(|index| (index % 251) as u8).collect();
+    for _ in 0..80 {
+        zip.write_all(&piece).unwrap();
+    }
+    let bytes = zip.finish().unwrap().into_inner();
+    assert!(bytes.len() < 2 << 20);
+    save(&path, &bytes);
+    let limits = medseg::io::Limits {
+        memory_bytes: 32 << 20,
+    };
+    let error = dicom::open(&path, None, &limits).err().unwrap();
+    assert!(
+        matches!(error, medseg::io::Error::OverLimit { .. }),
+        "{error}"
+    );
 }
