@@ -32,6 +32,14 @@ parity:
 faults:
     cargo test --release --test 'faults*'
 
+# the long part of the fault suite: 10,000 DICOM mutants, killed and interrupted runs, 300-case batches (6 minutes)
+faults-long:
+    cargo build --release && python3 tests/faults_long.py target/release/medseg
+
+# DICOM objects before dciodvfy, highdicom, dcmqi, pydicom and rt-utils (needs dicom3tools and the Python packages)
+dicom-judges *SERIES:
+    cargo build --release && python3 tests/dicom_judges.py target/release/medseg {{SERIES}}
+
 # examples/slurm and examples/snakemake for real, 300 cases on one machine (root on Debian; installs Slurm; 2 minutes)
 slurm:
     cargo build --release && tests/slurm/run.sh target/release/medseg 300

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 
-KINDS = {"nifti", "nrrd", "mha", "mhd", "dicom", "dicom-series", "plans", "dataset", "pth", "safetensors"}
+KINDS = {"nifti", "nrrd", "mha", "mhd", "dicom", "dicom-series", "plans", "dataset", "pth", "safetensors", "config"}
 SECONDS = 60
 
 
@@ -63,6 +63,13 @@ def commands(entry, medseg, root):
     path = os.path.join(root, entry["path"])
     if "pair" in entry:
         yield [medseg, "compare", path, os.path.join(root, entry["pair"])]
+        return
+    if entry["kind"] == "config":
+        if path.endswith(".csv"):
+            yield [medseg, "evaluate", "--list", path, "-o", os.devnull]
+        else:
+            mask = os.path.join(root, "control", "good_mask.nii.gz")
+            yield [medseg, "evaluate", "-p", mask, "-r", mask, "--labels", path, "-o", os.devnull]
         return
     if entry.get("used_as") == "mask":
         yield [medseg, "compare", "--label-maps", path, path]

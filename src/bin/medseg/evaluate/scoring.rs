@@ -105,6 +105,16 @@ impl Job<'_> {
         };
         let unreadable = |error: anyhow::Error| failed(FailureKind::Unreadable, one_line(&error));
         let misaligned = |error: String| failed(FailureKind::Geometry, error);
+        // All of them at once, so that a list is mended in one go.
+        let missing: Vec<String> = files
+            .all()
+            .filter(|file| *file != Path::new("-") && !file.exists())
+            .map(shown)
+            .collect();
+        if !missing.is_empty() {
+            let reason = format!("cannot read {}: No such file", missing.join(", "));
+            return Err(failed(FailureKind::Unreadable, reason));
+        }
         let reference_file = self.open(&files.reference).map_err(unreadable)?;
         let prediction_file = match &files.prediction {
             Source::File(path) => Some(self.open(path).map_err(unreadable)?),
