@@ -51,6 +51,26 @@ fn repaired(map: &Array3<u16>, repair: &Repair, label: u16) -> Array3<u16> {
     after
 }
 
+/// A line of voxels with a gap of two: two pieces of twelve voxels.
+fn line() -> Array3<u16> {
+    let mut map = Array3::zeros([9, 9, 40]);
+    for x in (6..18).chain(20..32) {
+        map[[4, 4, x]] = 1;
+    }
+    map
+}
+
+#[test]
+fn few_large_voxels_are_a_vessel_and_few_small_ones_an_island() {
+    let bridges = |mm: f64| {
+        let repair = connect(line().view(), [mm; 3], 1, &ConnectOptions::default(), None).unwrap();
+        let parts = repair.pieces.iter().filter(|piece| piece.is_eligible);
+        (parts.count(), repair.bridges.len())
+    };
+    assert_eq!(bridges(1.0), (0, 0));
+    assert_eq!(bridges(3.0), (2, 1));
+}
+
 /// A tube along x with a gap of 7 voxels.
 fn gap() -> Array3<u16> {
     let mut map = Array3::zeros([24, 24, 60]);

@@ -47,9 +47,22 @@ pub(super) fn find_kidneys(
     tumors: &[u16],
 ) -> Result<Vec<Kidney>, TooManyRuns> {
     let mut found = Vec::new();
+    // All of them first: the volume is large, their box is not.
+    let wanted = LabelSet::new(kidneys.iter().chain(tumors));
+    let Some(all) = BoundingBox::of(map, |&v| wanted.holds(v)) else {
+        return Ok(found);
+    };
+    let Ok(all_of_map) = all.view(&map) else {
+        return Ok(found);
+    };
     for &label in kidneys {
-        let Some(near) = BoundingBox::of(map, |&v| v == label || tumors.contains(&v)) else {
+        let Some(local) = BoundingBox::of(all_of_map, |&v| v == label || tumors.contains(&v))
+        else {
             continue;
+        };
+        let near = BoundingBox {
+            start: std::array::from_fn(|axis| local.start[axis] + all.start[axis]),
+            end: std::array::from_fn(|axis| local.end[axis] + all.start[axis]),
         };
         let Ok(view) = near.view(&map) else { continue };
         let own = view.mapv(|v| v == label);
@@ -61,6 +74,24 @@ pub(super) fn find_kidneys(
         }
     }
     Ok(found)
+}
+
+/// A set of labels that is quick to ask.
+struct LabelSet(Vec<bool>);
+
+impl LabelSet {
+    fn new<'a>(labels: impl Iterator<Item = &'a u16>) -> Self {
+        let mut holds = vec![false; 1 << 16];
+        for &label in labels {
+            holds[usize::from(label)] = true;
+        }
+        Self(holds)
+    }
+
+    fn holds(&self, label: u16) -> bool {
+        // Most of a volume is background.
+        label != 0 && self.0[usize::from(label)]
+    }
 }
 
 /// The components of a mask, largest first, with their centres.

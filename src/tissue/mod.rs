@@ -27,7 +27,8 @@ use body::Body;
 
 use crate::topology::components::TooManyRuns;
 use crate::volume::Grid;
-use ndarray::{Array3, ArrayView3};
+use ndarray::{Array3, ArrayView3, ArrayViewMut3};
+use rayon::prelude::*;
 
 /// A label map with its place, and the CT on the same grid.
 #[derive(Debug, Clone, Copy)]
@@ -178,6 +179,37 @@ pub struct Found {
     pub subcutaneous: Option<Amount>,
 }
 
+impl Found {
+    /// Writes the label of every kind of fat, by its number in [`FatKind`], into `map`, which has the shape of
+    /// [`Self::fat`]; a label of 0 leaves voxels as they are. Returns how many voxels held each label before.
+    /// Slices in parallel.
+    pub fn write(&self, mut map: ArrayViewMut3<'_, u16>, labels: [u16; 4]) -> [u64; 4] {
+        let slices: Vec<_> = map.outer_iter_mut().zip(self.fat.outer_iter()).collect();
+        let before: Vec<[u64; 4]> = slices
+            .into_par_iter()
+            .map(|(mut slice, fat)| {
+                let mut before = [0; 4];
+                for (mut row, fat) in slice.outer_iter_mut().zip(fat.outer_iter()) {
+                    for (target, &kind) in row.iter_mut().zip(fat) {
+                        if *target != 0 {
+                            for (count, label) in before.iter_mut().zip(labels) {
+                                *count += u64::from(*target == label);
+                            }
+                        }
+                        let label = labels[usize::from(kind)];
+                        if label != 0 {
+                            *target = label;
+                        }
+                    }
+                }
+                before
+            })
+            .collect();
+        let sum = |kind: usize| before.iter().map(|counts| counts[kind]).sum();
+        std::array::from_fn(sum)
+    }
+}
+
 /// Finds fat.
 ///
 /// Perirenal fat with an image is what lies inside of the fitted fascia and of the body wall, in the
@@ -244,13 +276,15 @@ impl Input<'_> {
         }
         if let Some(image) = &self.image {
             same("image", image.dim().into())?;
-            let (mut lowest, mut highest) = (f32::INFINITY, f32::NEG_INFINITY);
-            for &value in image.iter().filter(|value| value.is_finite()) {
-                lowest = lowest.min(value);
-                highest = highest.max(value);
-            }
             // Every CT of a body holds fat or air; stored values without their intercept hold neither.
-            if lowest >= FatWindow::default().high_hu as f32 {
+            let is_dark =
+                |&value: &f32| value.is_finite() && value < FatWindow::default().high_hu as f32;
+            if !image.iter().any(is_dark) {
+                let finite = image.iter().copied().filter(|value| value.is_finite());
+                let (lowest, highest) = finite.fold(
+                    (f32::INFINITY, f32::NEG_INFINITY),
+                    |(lowest, highest), value| (lowest.min(value), highest.max(value)),
+                );
                 return Err(Error::NotHounsfield { lowest, highest });
             }
         }

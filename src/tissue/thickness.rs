@@ -1,8 +1,9 @@
 //! Thickness of the perirenal fat at the level of the renal vein.
 //!
-//! The measures of the Mayo adhesive probability score (Davidiuk et al., European Urology 66, 2014,
-//! 1165-1171): on the axial plane at the renal vein, the straight distance from the renal capsule
-//! backwards to the posterior abdominal wall, and sideways to the lateral one. The wall is the first
+//! On the axial plane at the renal vein, the straight distance from the renal capsule backwards to the posterior
+//! abdominal wall, and sideways to the lateral one. The posterior thickness is one of the two parts of the Mayo adhesive
+//! probability score (the other, stranding, is not measured): below 1 cm gives no point, from 1 cm one, from 2 cm two
+//! (as Yao et al., Medical Science Monitor 2019, and Haehn et al., Translational Andrology and Urology, use it). The wall is the first
 //! tissue that is no fat for 4 mm or more, or the first label; thinner layers are fascia and vessels.
 
 use super::kidney::Kidney;

@@ -488,6 +488,35 @@ mod tests {
 
     proptest! {
         #[test]
+        fn what_lies_around_a_voxel_is_what_the_mask_shows(
+            shape in [1_usize..4, 1_usize..20, 1_usize..40],
+            voxels in prop::collection::vec(prop::bool::weighted(0.3), 4 * 20 * 40),
+            corners in [[-2_isize..42, -2_isize..42], [-2_isize..22, -2_isize..22], [-2_isize..6, -2_isize..6]],
+        ) {
+            let mask = Array3::from_shape_vec(shape, voxels[..shape.iter().product()].to_vec()).unwrap();
+            let foreground = Foreground::of(mask.view(), [1.0; 3], |v| v).unwrap();
+            for index in 0..foreground.len() {
+                let voxel = foreground.voxel(index).map(|at| at as isize);
+                let beside = |step: &[isize; 3]| {
+                    foreground.at(std::array::from_fn(|axis| voxel[axis] + step[axis]))
+                };
+                let expected: Vec<usize> = STEPS.iter().filter_map(beside).collect();
+                prop_assert_eq!(foreground.neighbors(index).collect::<Vec<_>>(), expected);
+            }
+            let [x, y, z] = corners;
+            let low = [z[0].min(z[1]), y[0].min(y[1]), x[0].min(x[1])];
+            let high = [z[0].max(z[1]), y[0].max(y[1]), x[0].max(x[1])];
+            let mut found = Vec::new();
+            foreground.for_each_in(low, high, |voxel, index| found.push((voxel, index)));
+            let inside = |at: &[isize; 3]| (0..3).all(|axis| (low[axis]..=high[axis]).contains(&at[axis]));
+            let expected: Vec<_> = (0..foreground.len())
+                .map(|index| (foreground.voxel(index).map(|at| at as isize), index))
+                .filter(|(voxel, _)| inside(voxel))
+                .collect();
+            prop_assert_eq!(found, expected);
+        }
+
+        #[test]
         fn depth_and_components_equal_the_dense_ones(
             shape in [1_usize..6, 1_usize..8, 1_usize..40],
             voxels in prop::collection::vec(prop::bool::weighted(0.8), 6 * 8 * 40),

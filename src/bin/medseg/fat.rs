@@ -138,19 +138,6 @@ fn make(args: &Args, window: FatWindow, mut case: Case) -> anyhow::Result<Made> 
             continue;
         };
         labels[kind as usize] = label;
-        let before = case
-            .map
-            .volume
-            .as_slice()
-            .iter()
-            .filter(|&&v| v == label)
-            .count();
-        if before > 0 {
-            warnings.push((
-                "label present",
-                format!("label {label} occurs already ({before} voxels stay); name another with --fat-label to keep them apart"),
-            ));
-        }
         let name = if args.kind == Kind::All { name } else { "fat" };
         if case.names.get(label).is_none() {
             case.names.insert(
@@ -164,10 +151,13 @@ fn make(args: &Args, window: FatWindow, mut case: Case) -> anyhow::Result<Made> 
     }
     let voxel_ml = case.map.grid().affine.determinant().abs() / 1000.0;
     let fields = fields(&found, case.image.is_some(), voxel_ml, &case.names);
-    for (target, &kind) in case.map.volume.as_slice_mut().iter_mut().zip(&found.fat) {
-        let label = labels[usize::from(kind)];
-        if label != 0 {
-            *target = label;
+    let before = found.write(case.map.volume.data_mut(), labels);
+    for (label, before) in labels.into_iter().zip(before) {
+        if label != 0 && before > 0 {
+            warnings.push((
+                "label present",
+                format!("label {label} occurs already ({before} voxels stay); name another with --fat-label to keep them apart"),
+            ));
         }
     }
     if case.has_table {
@@ -294,7 +284,7 @@ fn fields(found: &Found, has_image: bool, voxel_ml: f64, names: &LabelTable) -> 
                 "level_from": if thickness.at_vein { "renal vein" } else { "middle of the kidney" },
                 "posterior_mm": thickness.posterior_mm.map(|mm| rounded(mm, 1)),
                 "lateral_mm": thickness.lateral_mm.map(|mm| rounded(mm, 1)),
-                "source": "Davidiuk et al., European Urology 66 (2014) 1165-1171",
+                "source": "posterior: as in the Mayo adhesive probability score; lateral: in the same way",
             })
         })
     };

@@ -32,7 +32,7 @@ use chains::Chains;
 use draw::{Canvas, tapered};
 use ndarray::{ArrayView3, ArrayViewMut3};
 use pieces::Anatomy;
-pub use pieces::{Eligibility, Piece};
+pub use pieces::{COARSE_MM3, Eligibility, Piece};
 use rayon::prelude::*;
 use std::collections::HashMap;
 
@@ -496,6 +496,8 @@ impl Repairing<'_> {
         let leaving = heading(a, across);
         let entering = match b {
             Some(b) => scale(heading(Some(b), across), -1.0),
+            // An organ's wall says little about the direction in which it is entered.
+            None if candidate.kind == Kind::TipAnchor => scale(heading(None, across), 0.5),
             None => heading(None, across),
         };
         let mut line = path::hermite(from.point, leaving, to.point, entering, 0.4 * fine);

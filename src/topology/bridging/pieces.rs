@@ -58,6 +58,9 @@ pub(super) struct Anatomy {
 }
 
 /// What makes a piece a part of the tree; see [`Piece::is_eligible`].
+///
+/// Numbers of voxels hold for voxels of up to [`COARSE_MM3`]; larger ones count for more, so that a piece of a
+/// given size in mm³ does not become an island where voxels are coarse.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Eligibility {
     /// Fewest voxels.
@@ -78,6 +81,10 @@ pub struct Eligibility {
     /// Least elongation of all others.
     pub least_elongation: f64,
 }
+
+/// Size from which one voxel counts as several, in mm³: specks of noise have few voxels whatever these measure, but a
+/// vessel of few large voxels is no speck. 20 voxels of this size are 100 mm³.
+pub const COARSE_MM3: f64 = 5.0;
 
 impl Default for Eligibility {
     fn default() -> Self {
@@ -228,6 +235,8 @@ fn pieces(
         members[piece as usize].push(index as u32);
     }
     let fine = least(foreground.spacing_mm());
+    let voxel_mm3: f64 = foreground.spacing_mm().iter().product();
+    let counts_as = (voxel_mm3 / COARSE_MM3).max(1.0);
     members
         .iter()
         .map(|voxels| {
@@ -239,7 +248,8 @@ fn pieces(
             let length_mm = spread[0] * 12.0_f64.sqrt();
             let [width, thickness] = [1, 2].map(|axis| spread[axis].max(0.3 * fine));
             let elongation = spread[0] / width;
-            let is_tube = voxels.len() >= rule.firm_voxels
+            let size = voxels.len() as f64 * counts_as;
+            let is_tube = size >= rule.firm_voxels as f64
                 || elongation >= rule.least_tube_elongation
                     && width <= rule.most_flatness * thickness;
             Piece {
@@ -252,12 +262,12 @@ fn pieces(
                     .iter()
                     .map(|&v| depth[v as usize])
                     .fold(0.0, f64::max),
-                is_eligible: voxels.len() >= rule.least_voxels
+                is_eligible: size >= rule.least_voxels as f64
                     && is_tube
                     && length_mm >= rule.least_length_mm.max(4.0 * fine)
                     && (elongation >= rule.least_elongation
                         || length_mm > rule.sure_length_mm
-                        || voxels.len() >= rule.sure_voxels),
+                        || size >= rule.sure_voxels as f64),
             }
         })
         .collect()

@@ -8,8 +8,8 @@
 //!   kidneys (one kidney or none: at the bladder; neither: in the middle of the map). What lies within 5 mm of it
 //!   has no side until it is joined to something that has one. Left is never joined to right.
 //! - A kidney is reached from the upper half of a piece, the bladder from the lower half. A way costs more the
-//!   further it ends from the place where ureters end: the hilum, taken as the middle of the kidney's medial
-//!   border, and the posterolateral wall of the bladder low on the piece's side. The kidneys lie behind the
+//!   further it ends from the place where ureters end: the hilum, which opens medially, to the front and a little
+//!   below the middle of the kidney, and the posterolateral wall of the bladder low on the piece's side. The kidneys lie behind the
 //!   bladder, which tells back from front; without a kidney it is the world's y.
 //! - What is missing is said: [`UreterRepair::notes`].
 
@@ -67,8 +67,10 @@ const NEAR_MIDLINE_MM: f64 = 5.0;
 /// Organ pieces below this size are specks, in mm³.
 const LEAST_ORGAN_MM3: f64 = 500.0;
 
-/// How much farther a way may be, in mm, to end 1 mm nearer to the expected place.
-const PLACE_WEIGHT: f64 = 0.7;
+/// How much farther a way may be, in mm, to end 1 mm nearer to the expected place. A ureter passes the lower pole of
+/// the kidney closely on its way to the hilum, so the nearest place of the kidney is seldom the right one.
+const HILUM_WEIGHT: f64 = 1.5;
+const BLADDER_WEIGHT: f64 = 0.7;
 /// Kidneys at least this far behind or before the bladder, in mm, tell back from front.
 const SURE_DEPTH_MM: f64 = 10.0;
 
@@ -151,15 +153,17 @@ pub fn connect_ureters(
     let place_cost = |organ: u32, point: [f64; 3], tip: [f64; 3]| {
         let organ = &organs[organ as usize];
         let lateral = (world(tip)[0] - midline_mm).signum();
-        let expected = if organ.is_bladder {
-            organ.at([0.6 * lateral, 0.6 * behind, -0.35])
+        let (expected, weight) = if organ.is_bladder {
+            let insertion = organ.at([0.6 * lateral, 0.6 * behind, -0.35]);
+            (insertion, BLADDER_WEIGHT)
         } else if straddles(organ) {
             // The ureters of a horseshoe kidney leave in front, anywhere.
             return 0.0;
         } else {
-            organ.at([-0.9 * lateral, 0.0, 0.0])
+            let hilum = organ.at([-0.9 * lateral, -0.3 * behind, -0.15]);
+            (hilum, HILUM_WEIGHT)
         };
-        PLACE_WEIGHT * distance(world(point), expected)
+        weight * distance(world(point), expected)
     };
     let sides = |piece: &Piece| side_of(world(piece.center_mm)[0]).map(|s| s == Side::Right);
     let ends = Ends {
