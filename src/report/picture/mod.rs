@@ -3,9 +3,11 @@
 //! Volumes are shown the way radiologists look at them: axial slices with the patient's right on the
 //! left and anterior on top, coronal ones with superior on top, sagittal ones with anterior on the left.
 //! Pixels are square in millimetres. [`overlay`] draws a prediction against its reference, [`preview`]
-//! an image with a label map.
+//! an image with a label map, [`bodies`] closed surfaces from four sides.
 
+pub mod bodies;
 mod canvas;
+mod legend;
 pub mod overlay;
 pub mod preview;
 mod slice;

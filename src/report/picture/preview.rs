@@ -1,20 +1,16 @@
 //! An image with a label map at a glance: three planes, a montage of axial slices, the labels.
 
-use super::canvas::{CHARACTER, Canvas, Rgb};
+use super::canvas::{Canvas, Rgb};
+use super::legend::{GAP, Legend, PAGE};
 use super::overlay::same_grid;
 use super::slice::{Panel, Plane, Turned};
 use super::{PictureError, Png, Window};
 use crate::volume::{LabelMap, LabelTable, Volume};
 use std::collections::BTreeSet;
 
-/// Colours of the page.
-const PAGE: Rgb = [24, 24, 28];
-const TEXT: Rgb = [235, 235, 235];
-/// Size of a plane, of a slice of the montage, and space around them, in pixels.
+/// Size of a plane and of a slice of the montage, in pixels.
 const PLANE: usize = 320;
 const TILE: usize = 180;
-const GAP: usize = 8;
-const LINE: usize = 2 * CHARACTER + 6;
 
 /// How a preview is drawn.
 #[derive(Debug, Clone, Copy)]
@@ -67,10 +63,8 @@ pub fn draw(
     let tile_rows = tiles.len().div_ceil(columns);
     let tile_height = tiles.iter().map(|tile| tile.height).max().unwrap_or(0);
     let plane_height = panels.iter().map(|panel| panel.height).max().unwrap_or(0);
-    let entries = scene.legend(&seen);
-    let legend = Legend::fit(&entries, width);
-    let height =
-        plane_height + 2 * GAP + tile_rows * (tile_height + GAP) + legend.rows * LINE + GAP;
+    let legend = Legend::fit(scene.legend(&seen), width);
+    let height = plane_height + 2 * GAP + tile_rows * (tile_height + GAP) + legend.height() + GAP;
     let mut page = Canvas::new(width, height, PAGE);
     for (index, panel) in panels.iter().enumerate() {
         let left = GAP + index * (PLANE + GAP) + (PLANE - panel.width) / 2;
@@ -82,37 +76,8 @@ pub fn draw(
         page.paste(tile, left, top + (index / columns) * (tile_height + GAP));
     }
     top += tile_rows * (tile_height + GAP);
-    for (index, (color, text)) in entries.iter().enumerate() {
-        let left = GAP + (index % legend.columns) * legend.width;
-        let row = top + (index / legend.columns) * LINE;
-        page.fill(left, row, 2 * CHARACTER, 2 * CHARACTER, *color);
-        page.text(left + 3 * CHARACTER, row + CHARACTER / 2, 1, text, TEXT);
-    }
+    legend.draw(&mut page, top);
     Ok(page.png())
-}
-
-/// Where the entries of the legend stand.
-struct Legend {
-    columns: usize,
-    rows: usize,
-    width: usize,
-}
-
-impl Legend {
-    fn fit(entries: &[(Rgb, String)], page: usize) -> Self {
-        let longest = entries
-            .iter()
-            .map(|(_, text)| text.chars().count())
-            .max()
-            .unwrap_or(0);
-        let width = (longest + 5) * CHARACTER;
-        let columns = ((page - GAP) / width).max(1);
-        Self {
-            columns,
-            rows: entries.len().div_ceil(columns),
-            width,
-        }
-    }
 }
 
 struct Scene<'a> {
