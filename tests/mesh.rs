@@ -377,3 +377,176 @@ fn cleaning_may_remove_a_label() {
     let net = SurfaceNet::build(&map, &options, &Silent).unwrap();
     assert_eq!(net.labels().collect::<Vec<_>>(), [2]);
 }
+
+/// Labels 1 to 117 as boxes of 5 x 5 x 5 voxels side by side, every third with a ball of background in it.
+fn totalseg_like() -> ([usize; 3], Vec<u16>) {
+    let shape = [15, 25, 50];
+    let labels = (0..15 * 25 * 50)
+        .map(|i| {
+            let (z, y, x) = (i / 1250, i / 50 % 25, i % 50);
+            let label = (z / 5 * 50 + y / 5 * 10 + x / 5) as u16 + 1;
+            let is_middle = [z % 5, y % 5, x % 5] == [2, 2, 2];
+            if label > 117 || (label.is_multiple_of(3) && is_middle) {
+                0
+            } else {
+                label
+            }
+        })
+        .collect();
+    (shape, labels)
+}
+
+#[test]
+fn labels_1_to_117_at_once() {
+    let (shape, labels) = totalseg_like();
+    let oblique = Affine {
+        linear: [[0.0, -0.8, 0.1], [0.7, 0.0, 0.2], [0.05, 0.0, 3.0]],
+        origin_mm: [12.0, -4.0, 900.0],
+    };
+    let map = label_map(shape, labels, oblique);
+    let found = surfaces(&map, &Options::default());
+    assert_eq!(
+        found
+            .iter()
+            .map(|surface| surface.label)
+            .collect::<Vec<_>>(),
+        (1..=117).collect::<Vec<_>>()
+    );
+    check_all(&map, &Options::default());
+}
+
+#[test]
+fn three_labels_that_meet_in_a_line_share_it() {
+    // Three sectors of a cylinder along z.
+    let shape = [10, 24, 24];
+    let labels: Vec<u16> = (0..10 * 24 * 24)
+        .map(|i| {
+            let (z, y, x) = (
+                i / 576,
+                f64::from(i / 24 % 24) - 11.5,
+                f64::from(i % 24) - 11.5,
+            );
+            let inside = (1..9).contains(&z) && x * x + y * y < 100.0;
+            let angle = y.atan2(x) + std::f64::consts::PI;
+            u16::from(inside) * (1 + (angle / (std::f64::consts::TAU / 3.0)) as u16)
+        })
+        .collect();
+    for spacing in [[1.0, 1.0, 1.0], [-0.7, 0.7, 2.5]] {
+        let map = label_map(
+            shape,
+            labels.clone(),
+            Affine::from_spacing(spacing, [3.0; 3]),
+        );
+        check_all(&map, &Options::default());
+        let found = surfaces(&map, &Options::default());
+        assert_eq!(found.len(), 3);
+        let corners: Vec<std::collections::BTreeSet<[u64; 3]>> = found
+            .iter()
+            .map(|surface| {
+                surface
+                    .positions
+                    .iter()
+                    .map(|p| p.map(f64::to_bits))
+                    .collect()
+            })
+            .collect();
+        let line = corners[0]
+            .iter()
+            .filter(|corner| corners[1].contains(*corner) && corners[2].contains(*corner))
+            .count();
+        assert!(line >= 9, "{line} vertices on a line of 8 voxels");
+    }
+}
+
+#[test]
+fn balls_of_other_sizes_and_spacings_keep_volume_and_place() {
+    for (radius_mm, spacing) in [
+        (4.0, [0.5, 0.5, 0.5]),
+        (7.5, [-0.9, -0.9, 0.9]),
+        (12.0, [0.8, -0.8, 2.5]),
+        (30.0, [2.0, 3.0, 1.5]),
+    ] {
+        let size: [usize; 3] =
+            std::array::from_fn(|axis| (2.0 * radius_mm / f64::abs(spacing[axis])) as usize + 5);
+        let [nx, ny, nz] = size;
+        let affine = Affine::from_spacing(spacing, [-40.0, 25.0, 1000.0]);
+        let middle = affine.apply(size.map(|n| (n - 1) as f64 / 2.0));
+        let distance = |p: [f64; 3]| {
+            p.iter()
+                .zip(middle)
+                .map(|(a, b)| (a - b).powi(2))
+                .sum::<f64>()
+                .sqrt()
+        };
+        let labels = (0..nx * ny * nz)
+            .map(|i| {
+                let voxel = [i % nx, i / nx % ny, i / (nx * ny)].map(|at| at as f64);
+                u16::from(distance(affine.apply(voxel)) < radius_mm)
+            })
+            .collect();
+        let map = label_map([nz, ny, nx], labels, affine);
+        for simplification in [None, Some(Simplification::Tolerance { mm: 0.05 })] {
+            let options = Options {
+                simplification,
+                ..Options::default()
+            };
+            check_all(&map, &options);
+            let net = SurfaceNet::build(&map, &options, &Silent).unwrap();
+            let surface = net.surface(1);
+            let report = net.report(&surface);
+            let change = report.volume_out_ml / report.volume_in_ml - 1.0;
+            assert!(
+                change.abs() < 0.001,
+                "radius {radius_mm}: volume {change:+.5}"
+            );
+            assert_eq!((report.shells, report.genus), (1, 0));
+            let thickest = spacing.iter().fold(0.0, |most: f64, s| most.max(s.abs()));
+            let worst = surface
+                .positions
+                .iter()
+                .map(|&p| (distance(p) - radius_mm).abs())
+                .fold(0.0, f64::max);
+            assert!(worst < 0.6 * thickest, "radius {radius_mm}: {worst} mm off");
+        }
+    }
+}
+
+#[test]
+fn bounds_hold_every_surface_tightly() {
+    let (shape, labels) = totalseg_like();
+    let map = label_map(shape, labels, unit());
+    let options = Options {
+        labels: Some(vec![1, 2]),
+        ..Options::default()
+    };
+    let net = SurfaceNet::build(&map, &options, &Silent).unwrap();
+    let [low, high] = net.bounds_mm().unwrap();
+    let found = [1, 2].map(|label| net.surface(label));
+    for axis in 0..3 {
+        let values = found
+            .iter()
+            .flat_map(|s| s.positions.iter().map(|p| p[axis]));
+        let least = values.clone().fold(f64::INFINITY, f64::min);
+        let most = values.fold(f64::NEG_INFINITY, f64::max);
+        assert!(low[axis] <= least + 1e-9 && least < low[axis] + 0.1);
+        assert!(high[axis] >= most - 1e-9 && most > high[axis] - 0.1);
+    }
+}
+
+#[test]
+fn a_memory_limit_is_refused_with_both_numbers() {
+    let map = label_map([3, 3, 3], vec![1; 27], unit());
+    let options = Options {
+        limit_bytes: 1000,
+        ..Options::default()
+    };
+    let error = SurfaceNet::build(&map, &options, &Silent).err().unwrap();
+    assert!(matches!(
+        error,
+        Error::Memory {
+            vertices: 56,
+            needed_bytes: 6227,
+            limit_bytes: 1000
+        }
+    ));
+}

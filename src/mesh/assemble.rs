@@ -325,6 +325,11 @@ impl Assembler<'_> {
         positions
     }
 
+    /// Where a vertex lies, in millimetres.
+    pub fn position(&self, vertex: u32) -> [f64; 3] {
+        self.affine.apply(self.voxel_position(vertex))
+    }
+
     /// Voxel coordinates of a vertex: corner `i` lies half a voxel before the centre of voxel `i`.
     fn voxel_position(&self, vertex: u32) -> [f64; 3] {
         self.voxel_position_near(vertex, self.offsets[vertex as usize].xyz())

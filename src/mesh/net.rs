@@ -54,17 +54,23 @@ pub(super) struct Quads {
 }
 
 impl Net {
-    /// Builds the net of `labels` (x fastest, `[z, y, x]` of `shape`, none of which is 0).
+    /// Builds the net of `labels` (x fastest, `[z, y, x]` of `shape`, none of which is 0). `room` is told the number of vertices before
+    /// they are made.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] when an axis is longer than 65534 voxels or there are more than `u32::MAX` vertices.
-    pub fn build(labels: &[u16], shape: [usize; 3]) -> Result<Self, Error> {
+    /// That of `room`; [`Error::TooLarge`] when an axis is longer than 65534 voxels or there are more than `u32::MAX` vertices.
+    pub fn build(
+        labels: &[u16],
+        shape: [usize; 3],
+        room: &dyn Fn(usize) -> Result<(), Error>,
+    ) -> Result<Self, Error> {
         let too_large = || Error::TooLarge { shape };
         if shape.iter().any(|&n| n >= usize::from(u16::MAX)) {
             return Err(too_large());
         }
         let cracks = Cracks::find(labels, Lattice::new(shape));
         let corners = Ranked::new(active_corners(&cracks)).ok_or_else(too_large)?;
+        room(corners.bits.layer_counts().iter().sum())?;
         let vertices = Vertices::build(&cracks, &corners);
         let per_layer = quads_per_layer(&cracks);
         let [faces_x, faces_y, faces_z] = cracks.faces;

@@ -21,6 +21,8 @@ pub struct Options {
     pub frame: Frame,
     /// Whether surfaces get a normal per vertex.
     pub normals: bool,
+    /// Most memory to use, in bytes, the map included: more is refused as soon as the number of vertices is known.
+    pub limit_bytes: u64,
 }
 
 impl Default for Options {
@@ -34,6 +36,7 @@ impl Default for Options {
             simplification: None,
             frame: Frame::Ras,
             normals: false,
+            limit_bytes: u64::MAX,
         }
     }
 }
@@ -47,6 +50,9 @@ pub struct Cleaning {
     pub least_island_mm3: f64,
     /// Background that a label encloses becomes that label.
     pub fill_holes: bool,
+    /// Background is filled, a voxel or two at a time, where pieces of a label touch along an edge or at a corner only: what was one
+    /// piece by 26 neighbours becomes one surface. Other labels are never overwritten.
+    pub bridge: bool,
 }
 
 impl Cleaning {

@@ -213,7 +213,9 @@ fn demo_says_what_it_wrote_and_does_not_replace_it() {
             "results.json",
             "sample.nii.gz",
             "segmentation.nii.gz",
-            "statistics.json"
+            "statistics.json",
+            "surfaces.glb",
+            "surfaces.png"
         ]
     );
     // Of the recorded gaps most are closed, and none of the three structures is left out.

@@ -1,10 +1,11 @@
 //! `medseg demo`: the whole chain on a synthetic case.
 //!
 //! Phantom, segmentation by the embedded model, statistics, comparison with the truth, repair of a damaged prediction,
-//! a workbook and a page. It is the README's first command, so it prints what it wrote and what the figures mean.
+//! surfaces, a workbook and a page. It is the README's first command, so it prints what it wrote and what the figures mean.
 
 mod repair;
 mod scores;
+mod surfaces;
 
 use crate::context::{Context, print_text};
 use crate::model;
@@ -63,6 +64,7 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
     let repaired_path = case.path("repaired.nii.gz");
     atomic::create_folder(&args.output)?;
     let reports = scores::FILES.map(|name| case.path(name));
+    let shapes = surfaces::FILES.map(|name| case.path(name));
     let written = [
         &labels_path,
         &statistics_path,
@@ -70,7 +72,7 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
         &sample_path,
         &repaired_path,
     ];
-    for path in written.into_iter().chain(&reports) {
+    for path in written.into_iter().chain(&reports).chain(&shapes) {
         atomic::check_output(path, overwrite)?;
     }
     let options = Options {
@@ -113,6 +115,7 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
     let extensions = labels::with_table(&[], &repaired.table);
     nifti::save_label_map(&repaired_path, &repaired, &geometry, extensions, overwrite)?;
     print_text(&repair::table(&truth, &damaged, &repaired, &faults)?)?;
+    surfaces::write(&args.output, overwrite, &found, cx.limits.memory_bytes)?;
     scores::write(&args.output, overwrite, image, found, truth, cx)?;
     cx.say(&format!(
         "\nDone in {:.1} s on {} threads. {} now holds:\n\
@@ -122,6 +125,7 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
          \x20 segmentation.nii.gz  what the embedded model found in the CT\n\
          \x20 fat.nii.gz           the same with the fat around the kidneys\n\
          \x20 sample.nii.gz        another phantom's organs, fitted to these kidneys alone\n\
+         \x20 surfaces.glb, .png   its surfaces, for a 3-D viewer and as a picture\n\
          \x20 statistics.json      volume, mean HU and position of every label found\n\
          \x20 pred.nii.gz          the truth with interrupted vessels and ureters, islands and holes\n\
          \x20 repaired.nii.gz      the same after vessel-connect and ureter-connect\n\

@@ -5,6 +5,7 @@
 
 mod case;
 mod flags;
+pub mod scene;
 
 use crate::context::{Context, print_text};
 use crate::flags::{Existing, Report};
@@ -27,7 +28,8 @@ Examples:
   medseg smooth -i labels.nii.gz -o surfaces
   medseg smooth -i labels.nii.gz -o print --format stl --labels 1,2 --largest --fill-holes
   medseg smooth -i labels.nii.gz -o viewer --format glb --merge --simplify 0.1vox --normals
-  medseg smooth -i labels.nii.gz -o named --labels abdomen --frame lps --json")]
+  medseg smooth -i labels.nii.gz -o named --labels abdomen --frame lps --json
+  medseg smooth -i labels.nii.gz -o vessels --labels 5,6 --bridge --preview vessels.png")]
 pub struct Args {
     /// Label maps (.nii, .nii.gz), folders of them, or - for standard input
     #[arg(value_name = "INPUT")]
@@ -81,9 +83,15 @@ pub struct Args {
     /// Fill background that a label encloses
     #[arg(long)]
     fill_holes: bool,
+    /// Fill a voxel or two where pieces of a label touch along an edge or at a corner only: one surface instead of several
+    #[arg(long)]
+    bridge: bool,
     /// Write a normal per vertex
     #[arg(long)]
     normals: bool,
+    /// Draw the surfaces from four sides (.png); with several inputs a file of this name in each case's folder
+    #[arg(long, value_name = "FILE")]
+    preview: Option<PathBuf>,
     /// Print what was made of every label as JSON, one line per case
     #[arg(long)]
     json: bool,
@@ -104,8 +112,9 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
             Usage("no input: name a label map, a folder or - with --input".to_owned()).into(),
         );
     }
-    let request = args.request()?;
+    let request = args.request(cx.limits.memory_bytes)?;
     let cases = batch::find_cases(&inputs, Some(1))?;
+    args.check_preview(cases.is_batch)?;
     if let Some(path) = &args.statistics {
         atomic::check_output(path, args.existing.overwrite())?;
     }
@@ -121,7 +130,15 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
         } else {
             args.output.clone()
         };
-        match case::run(case, &folder, args, &request, cx) {
+        let preview = args.preview.as_ref().map(|name| {
+            if cases.is_batch {
+                folder.join(name)
+            } else {
+                name.clone()
+            }
+        });
+        let output = case::Places { folder, preview };
+        match case::run(case, &output, args, &request, cx) {
             Ok((record, line)) => {
                 report.cases.push(record);
                 lines.extend(line);
@@ -156,17 +173,32 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
 }
 
 fn failed(case: &batch::Case, error: String) -> CaseRecord {
-    CaseRecord {
-        case: display_name(case.id.as_ref()),
-        status: Status::Failed,
-        inputs: Vec::new(),
-        outputs: Vec::new(),
-        phases: Vec::new(),
-        error: Some(error),
-    }
+    let mut record = CaseRecord::new(display_name(case.id.as_ref()), Status::Failed);
+    record.error = Some(error);
+    record
 }
 
 impl Args {
+    /// Refuses a preview that is no PNG, or one place for several cases.
+    fn check_preview(&self, is_batch: bool) -> Result<(), Usage> {
+        let Some(path) = &self.preview else {
+            return Ok(());
+        };
+        let shown = display_name(path);
+        let name = path.as_os_str().as_encoded_bytes();
+        if !name.to_ascii_lowercase().ends_with(b".png") {
+            return Err(Usage(format!(
+                "--preview {shown}: expected a name ending in .png"
+            )));
+        }
+        if is_batch && path.components().count() > 1 {
+            return Err(Usage(format!(
+                "--preview {shown}: with several inputs expected a plain file name, it is written into each case's folder"
+            )));
+        }
+        Ok(())
+    }
+
     /// What decides the result, for the run report.
     fn settings(&self) -> Map<String, Value> {
         let settings = json!({
@@ -179,6 +211,7 @@ impl Args {
             "islands_mm3": self.islands,
             "largest": self.largest,
             "fill_holes": self.fill_holes,
+            "bridge": self.bridge,
         });
         match settings {
             Value::Object(settings) => settings,

@@ -1,7 +1,7 @@
 //! One case: read, build the net, write every surface.
 
-use super::Args;
 use super::flags::{Format, Request};
+use super::{Args, scene};
 use crate::context::Context;
 use anyhow::Context as _;
 use medseg::io::atomic::{self, AtomicFile};
@@ -11,8 +11,9 @@ use medseg::io::{Overwrite, display_name, labels};
 use medseg::mesh::write::{
     ObjStyle, Part, decimals_for, plain_name, write_glb, write_mtl, write_obj, write_ply, write_stl,
 };
-use medseg::mesh::{Options, Surface, SurfaceNet, SurfaceReport};
+use medseg::mesh::{self, Options, Surface, SurfaceNet, SurfaceReport};
 use medseg::provenance::{CaseRecord, InputFile, Status};
+use medseg::report::picture::bodies::Scene;
 use medseg::volume::{LabelMap, LabelTable};
 use rayon::prelude::*;
 use serde_json::{Value, json};
@@ -22,13 +23,21 @@ use std::path::{Path, PathBuf};
 /// Name of the merged file and of the colours.
 const MERGED: &str = "labels";
 
-/// Makes the surfaces of a case in `folder`. Returns its record, and what was made unless it was skipped.
+/// Where a case is written.
+pub struct Places {
+    /// Folder of the surfaces.
+    pub folder: PathBuf,
+    /// The picture, if one is wanted.
+    pub preview: Option<PathBuf>,
+}
+
+/// Makes the surfaces of a case. Returns its record, and what was made unless it was skipped.
 ///
 /// # Errors
 /// Anything that prevents a surface from being written.
 pub fn run(
     case: &Case,
-    folder: &Path,
+    places: &Places,
     args: &Args,
     request: &Request,
     cx: &Context,
@@ -43,20 +52,15 @@ pub fn run(
     if let Some(list) = &request.list {
         options.labels = Some(labels::parse_label_list(list, &map.table)?);
     }
+    let folder = places.folder.as_path();
     let output = Output {
         folder,
+        preview: places.preview.as_deref(),
         map: &map,
         args,
         comments: comments(input, args),
     };
-    let mut record = CaseRecord {
-        case: display_name(case.id.as_ref()),
-        status: Status::Done,
-        inputs: Vec::new(),
-        outputs: Vec::new(),
-        phases: Vec::new(),
-        error: None,
-    };
+    let mut record = CaseRecord::new(display_name(case.id.as_ref()), Status::Done);
     if output.is_there_already(&options)? {
         cx.say(&format!("{}: exists, skipped", display_name(folder)));
         record.status = Status::Skipped;
@@ -72,10 +76,13 @@ pub fn run(
         );
     }
     atomic::create_folder(folder)?;
+    let picture = output
+        .preview
+        .and_then(|_| scene::scene(&net, options.frame));
     let made = if args.merge {
-        output.write_merged(&net)?
+        output.write_merged(&net, picture.as_ref())?
     } else {
-        output.write_each(&net)?
+        output.write_each(&net, picture.as_ref())?
     };
     let rows: Vec<Value> = made
         .iter()
@@ -93,6 +100,10 @@ pub fn run(
             .extend(files.iter().map(|file| display_name(file)));
     }
     record.outputs.dedup();
+    if let (Some(path), Some(picture)) = (output.preview, picture) {
+        atomic::write(path, output.overwrite(), &picture.png().0)?;
+        record.outputs.push(display_name(path));
+    }
     cx.say(&format!(
         "{shown}: {} surfaces in {}",
         made.len(),
@@ -111,6 +122,9 @@ fn read(input: &Path, request: &Request, cx: &Context) -> anyhow::Result<LabelMa
     } else {
         cx.open(input)?
     };
+    let voxels = reader.header().voxel_count();
+    let least = mesh::least_bytes(voxels, &request.options.cleaning);
+    cx.limits.check(&display_name(input), least)?;
     let table = match &request.table {
         Some(table) => table.clone(),
         None => labels::table_in_extensions(reader.extensions()).unwrap_or_default(),
@@ -138,6 +152,7 @@ type Made = (SurfaceReport, Vec<PathBuf>);
 /// The files of a case.
 struct Output<'a> {
     folder: &'a Path,
+    preview: Option<&'a Path>,
     map: &'a LabelMap,
     args: &'a Args,
     comments: Vec<String>,
@@ -157,9 +172,7 @@ impl Output<'_> {
     }
 
     fn rgb(&self, label: u16) -> [u8; 3] {
-        self.table()
-            .get(label)
-            .map_or_else(|| LabelTable::default_rgb(label), |known| known.rgb)
+        scene::rgb(self.table(), label)
     }
 
     fn files(&self, stem: &str) -> Vec<PathBuf> {
@@ -178,9 +191,6 @@ impl Output<'_> {
     /// # Errors
     /// When one exists and may not be replaced.
     fn is_there_already(&self, options: &Options) -> anyhow::Result<bool> {
-        if !self.folder.exists() {
-            return Ok(false);
-        }
         let counts = self.map.counts();
         let wanted = |label: &u16| {
             *label != 0
@@ -203,17 +213,22 @@ impl Output<'_> {
         if self.args.format.contains(&Format::Obj) {
             files.push(self.colours());
         }
+        files.extend(self.preview.map(Path::to_path_buf));
         if self.args.existing.skip_existing {
-            return Ok(files.iter().all(|file| file.exists()));
+            return Ok(!files.is_empty() && files.iter().all(|file| file.exists()));
         }
-        for file in &files {
+        if let Some(path) = self.preview.filter(|path| !path.starts_with(self.folder)) {
+            atomic::check_output(path, self.args.existing.overwrite())?;
+        }
+        // A folder that is not there yet has nothing to replace.
+        for file in files.iter().filter(|file| file.exists()) {
             atomic::check_output(file, self.args.existing.overwrite())?;
         }
         Ok(false)
     }
 
     /// One set of files per label, labels in parallel.
-    fn write_each(&self, net: &SurfaceNet) -> anyhow::Result<Vec<Made>> {
+    fn write_each(&self, net: &SurfaceNet, picture: Option<&Scene>) -> anyhow::Result<Vec<Made>> {
         let labels: Vec<u16> = net.labels().collect();
         let made = labels
             .par_iter()
@@ -223,6 +238,9 @@ impl Output<'_> {
                 let stem = self.stem(label);
                 let files = self.files(&stem);
                 self.write(&files, &[self.part(&surface, &stem)])?;
+                if let Some(picture) = picture {
+                    scene::add(picture, &surface, self.table());
+                }
                 Ok((net.report(&surface), files))
             })
             .collect::<anyhow::Result<Vec<Made>>>()?;
@@ -242,7 +260,7 @@ impl Output<'_> {
     }
 
     /// One set of files for all labels.
-    fn write_merged(&self, net: &SurfaceNet) -> anyhow::Result<Vec<Made>> {
+    fn write_merged(&self, net: &SurfaceNet, picture: Option<&Scene>) -> anyhow::Result<Vec<Made>> {
         let surfaces: Vec<Surface> = net.labels().map(|label| net.surface(label)).collect();
         if surfaces.is_empty() {
             return Ok(Vec::new());
@@ -256,6 +274,11 @@ impl Output<'_> {
         let files = self.files(MERGED);
         self.write(&files, &parts)?;
         self.write_colours(&parts)?;
+        if let Some(picture) = picture {
+            surfaces
+                .par_iter()
+                .for_each(|surface| scene::add(picture, surface, self.table()));
+        }
         Ok(surfaces
             .iter()
             .map(|surface| (net.report(surface), files.clone()))

@@ -164,7 +164,7 @@ impl Args {
     ///
     /// # Errors
     /// When --labels names two tables or two lists, or a table that cannot be read.
-    pub(super) fn request(&self) -> anyhow::Result<Request> {
+    pub(super) fn request(&self, limit_bytes: u64) -> anyhow::Result<Request> {
         let (mut table, mut list) = (None, None);
         for text in &self.labels {
             let path = Path::new(text);
@@ -184,6 +184,7 @@ impl Args {
                 largest_only: self.largest,
                 least_island_mm3: self.islands,
                 fill_holes: self.fill_holes,
+                bridge: self.bridge,
             },
             iterations: self.iterations.0,
             box_voxels: self.box_voxels,
@@ -194,6 +195,7 @@ impl Args {
             simplification: None,
             frame: self.frame.into(),
             normals: self.normals,
+            limit_bytes,
         };
         Ok(Request {
             table,
