@@ -19,6 +19,8 @@ use rayon::prelude::*;
 
 /// Voxels that are decided together.
 const BLOCK: usize = 4096;
+/// Logit of what is certain: networks rarely exceed it.
+const CERTAIN: f32 = 10.0;
 
 /// Collects the labels (and probabilities, if asked for) of one case.
 #[derive(Debug)]
@@ -112,6 +114,15 @@ impl<T: Logit> LabelExport<T> {
             decision,
             probabilities,
         })
+    }
+
+    /// Logits per class (or region) of a voxel that is certainly background.
+    pub fn background(dataset: &DatasetInfo) -> Vec<f32> {
+        let mut logits = vec![-CERTAIN; dataset.heads()];
+        if let (Classes::Exclusive(_), Some(first)) = (&dataset.classes, logits.first_mut()) {
+            *first = CERTAIN;
+        }
+        logits
     }
 
     /// Labels and probabilities, once all slices of all columns were accepted.

@@ -20,9 +20,10 @@ const SPLINE_PLANES: u64 = 80;
 pub struct MemoryEstimate {
     /// The channels as given, held by the caller.
     pub image: u64,
-    /// Work space of preprocessing: one channel at the image's resolution, spline coefficients, mask.
+    /// Work space of preprocessing: spline coefficients, mask, and one channel at the image's resolution
+    /// where the input is made as a whole.
     pub preprocessing: u64,
-    /// The channels at the network's resolution.
+    /// The channels at the network's resolution: as a whole or as many slices as are held at a time.
     pub preprocessed: u64,
     /// Weights of all folds.
     pub weights: u64,
@@ -56,6 +57,8 @@ pub(super) struct Needs {
     pub masked: bool,
     /// Whether images are copied into another orientation first.
     pub turned: bool,
+    /// Slices and work space of an input that is made by slabs; `None` for one that is made as a whole.
+    pub slabs: Option<[u64; 2]>,
     pub network_bytes: usize,
     /// Activations, and scratch of all threads.
     pub arena_bytes: usize,
@@ -85,7 +88,7 @@ impl MemoryEstimate {
         let resampled = !properties.is_unresampled();
 
         let image = 4 * needs.images as u64 * image_voxels * if needs.turned { 2 } else { 1 };
-        let preprocessed = 4 * channels * voxels(network);
+        let mut preprocessed = 4 * channels * voxels(network);
         let mut preprocessing = 0;
         if resampled {
             preprocessing += 4 * voxels(crop);
@@ -127,8 +130,15 @@ impl MemoryEstimate {
         } else {
             0
         };
-        let before = preprocessed + preprocessing;
-        let after = preprocessed + arena + ring + slices + labels + probabilities;
+        let mut before = preprocessed + preprocessing;
+        let mut after = preprocessed + arena + ring + slices + labels + probabilities;
+        if let Some([held, work]) = needs.slabs {
+            let mask = if needs.masked { voxels(crop) } else { 0 };
+            // Statistics are gathered from a copy of a channel, or from its values inside the mask.
+            before = 4 * voxels(crop) + if needs.masked { 2 * mask } else { 0 };
+            after += held + work + mask - preprocessed;
+            (preprocessed, preprocessing) = (held, work + mask);
+        }
         Self {
             image,
             preprocessing,
@@ -191,6 +201,7 @@ mod tests {
             probabilities: false,
             masked: false,
             turned: false,
+            slabs: None,
             network_bytes: 1000,
             arena_bytes: 5000,
             logits_bytes: 3000,

@@ -26,6 +26,7 @@ pub mod postprocess;
 pub mod predict;
 pub mod predict_error;
 pub mod preprocess;
+pub mod slabs;
 pub mod sliding_window;
 pub mod statistics;
 pub mod window_grid;

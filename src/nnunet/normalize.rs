@@ -1,129 +1,187 @@
 //! Intensity normalization of one channel.
 //!
 //! The schemes of `nnunetv2.preprocessing.normalization` 2.8.1, in `f32` and in its order of
-//! operations, so that the results are equal in every bit. All schemes work in place on the cropped
-//! image before it is resampled.
+//! operations, so that the results are equal in every bit. All schemes work on the cropped image before
+//! it is resampled: [`Rule::of`] gathers what they need, [`Rule::apply`] then normalizes any voxel.
 
 use super::numpy_sum::moments;
 use super::plans::Normalization;
 use super::predict_error::PredictError;
-use ndarray::{Array3, ArrayView3, Zip};
-use rayon::prelude::*;
+use ndarray::ArrayView3;
 
 /// Smallest divisor of every scheme.
 const EPSILON: f32 = 1e-8;
+
+/// Air and nothing else, in HU: emphysematous lung, the thinnest tissue, is -950 to -910 HU in places but
+/// not throughout a tile.
+pub const AIR_HU: f32 = -900.0;
 
 /// Whether the filled mask of non-zero voxels has to be computed for this scheme.
 pub fn needs_mask(scheme: &Normalization) -> bool {
     matches!(scheme, Normalization::ZScore { inside_mask: true })
 }
 
-/// Normalizes `image` (`[z, y, x]`, cropped, standard layout) in place.
-///
-/// `mask` has the image's shape and is read by `ZScore { inside_mask: true }` only; an empty mask
-/// leaves the image as it is. `order` is the model's `transpose_forward`: NumPy gathers masked
-/// values in the transposed order, and the order of summation shows in the last bits. `channel` is
-/// named in errors. Cost: one to three passes; masked z-score copies the values inside the mask.
-///
-/// # Errors
-/// [`PredictError::NotRgb`] for values that `RgbTo01` refuses.
-///
-/// # Panics
-/// When `image` is not in standard layout.
-pub fn normalize(
-    image: &mut Array3<f32>,
-    scheme: &Normalization,
-    mask: Option<ArrayView3<'_, bool>>,
-    order: [usize; 3],
-    channel: usize,
-) -> Result<(), PredictError> {
-    match (*scheme, mask) {
-        (Normalization::None, _) => {}
-        (
-            Normalization::Ct {
+/// A scheme with what it had to learn from the image: what becomes of one intensity.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rule {
+    change: Change,
+    /// Whether voxels outside the mask stay as they are.
+    pub inside_mask: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Change {
+    Keep,
+    Clip {
+        lower: f32,
+        upper: f32,
+        mean: f32,
+        deviation: f32,
+    },
+    Standardize {
+        mean: f32,
+        deviation: f32,
+    },
+    Rescale {
+        lowest: f32,
+        range: f32,
+    },
+    Rgb,
+}
+
+impl Rule {
+    /// Gathers what `scheme` needs from `image` (`[z, y, x]`, cropped).
+    ///
+    /// `mask` has the image's shape and is read by `ZScore { inside_mask: true }` only; an empty mask
+    /// leaves the image as it is. `order` is the model's `transpose_forward`: NumPy gathers masked
+    /// values in the transposed order, and the order of summation shows in the last bits. `channel` is
+    /// named in errors. Cost: up to two passes; schemes that need a mean copy an image that is cropped in
+    /// the plane, or the values inside the mask.
+    ///
+    /// # Errors
+    /// [`PredictError::NotRgb`] for values that `RgbTo01` refuses.
+    pub fn of(
+        scheme: &Normalization,
+        image: ArrayView3<'_, f32>,
+        mask: Option<ArrayView3<'_, bool>>,
+        order: [usize; 3],
+        channel: usize,
+    ) -> Result<Self, PredictError> {
+        let everywhere = |change| Self {
+            change,
+            inside_mask: false,
+        };
+        let standardize = |values: &[f32]| {
+            let found = moments(values);
+            Change::Standardize {
+                mean: found.mean,
+                deviation: found.standard_deviation.max(EPSILON),
+            }
+        };
+        Ok(match (*scheme, mask) {
+            (Normalization::None, _) => everywhere(Change::Keep),
+            (
+                Normalization::Ct {
+                    lower,
+                    upper,
+                    mean,
+                    std,
+                },
+                _,
+            ) => everywhere(Change::Clip {
+                lower: lower as f32,
+                upper: upper as f32,
+                mean: mean as f32,
+                deviation: std.max(EPSILON.into()) as f32,
+            }),
+            (Normalization::ZScore { inside_mask: true }, Some(mask)) => {
+                let inside: Vec<f32> = image
+                    .permuted_axes(order)
+                    .iter()
+                    .zip(mask.permuted_axes(order))
+                    .filter_map(|(&value, &inside)| inside.then_some(value))
+                    .collect();
+                if inside.is_empty() {
+                    everywhere(Change::Keep)
+                } else {
+                    Self {
+                        change: standardize(&inside),
+                        inside_mask: true,
+                    }
+                }
+            }
+            (Normalization::ZScore { .. }, _) => {
+                let values = image.as_standard_layout();
+                everywhere(standardize(values.as_slice().unwrap_or_default()))
+            }
+            (Normalization::RescaleTo01, _) => {
+                let (lowest, highest) = extremes(image);
+                everywhere(Change::Rescale {
+                    lowest,
+                    range: (highest - lowest).max(EPSILON),
+                })
+            }
+            (Normalization::RgbTo01, _) => {
+                let (lowest, highest) = extremes(image);
+                for value in [lowest.min(0.0), highest.max(255.0)] {
+                    if value != 0.0 && value != 255.0 {
+                        return Err(PredictError::NotRgb { channel, value });
+                    }
+                }
+                everywhere(Change::Rgb)
+            }
+        })
+    }
+
+    /// The normalized value that air (below [`AIR_HU`], or below all that the model tells apart) does not
+    /// exceed; `None` for intensities that are no Hounsfield units.
+    pub fn air(&self) -> Option<f32> {
+        matches!(self.change, Change::Clip { .. }).then(|| self.apply(AIR_HU))
+    }
+
+    /// The normalized value of a voxel, inside the mask where there is one. Never decreases with `value`.
+    pub fn apply(&self, value: f32) -> f32 {
+        match self.change {
+            Change::Keep => value,
+            // Not `clamp`: numpy.clip accepts crossed bounds and then returns the upper one.
+            Change::Clip {
                 lower,
                 upper,
                 mean,
-                std,
-            },
-            _,
-        ) => {
-            let [lower, upper, mean] = [lower, upper, mean].map(|value| value as f32);
-            let deviation = std.max(EPSILON.into()) as f32;
-            // Not `clamp`: numpy.clip accepts crossed bounds and then returns the upper one.
-            for_each(image, |value| {
-                (value.max(lower).min(upper) - mean) / deviation
-            });
+                deviation,
+            } => (value.max(lower).min(upper) - mean) / deviation,
+            Change::Standardize { mean, deviation } => (value - mean) / deviation,
+            Change::Rescale { lowest, range } => (value - lowest) / range,
+            Change::Rgb => value / 255.0,
         }
-        (Normalization::ZScore { inside_mask: true }, Some(mask)) => {
-            z_score_inside(image, mask, order);
-        }
-        (Normalization::ZScore { .. }, _) => {
-            let found = moments(values(image));
-            let deviation = found.standard_deviation.max(EPSILON);
-            for_each(image, |value| (value - found.mean) / deviation);
-        }
-        (Normalization::RescaleTo01, _) => {
-            let lowest = extreme(image, f32::INFINITY, f32::min);
-            for_each(image, |value| value - lowest);
-            let range = extreme(image, f32::NEG_INFINITY, f32::max).max(EPSILON);
-            for_each(image, |value| value / range);
-        }
-        (Normalization::RgbTo01, _) => {
-            let lowest = extreme(image, 0.0, f32::min);
-            let highest = extreme(image, 255.0, f32::max);
-            for (value, accepted) in [(lowest, 0.0), (highest, 255.0)] {
-                if value != accepted {
-                    return Err(PredictError::NotRgb { channel, value });
+    }
+
+    /// Normalizes a row of voxels; `mask` is that row of the mask, where one was given.
+    pub fn apply_row<'m>(&self, row: &mut [f32], mask: Option<impl Iterator<Item = &'m bool>>) {
+        match mask.filter(|_| self.inside_mask) {
+            Some(mask) => {
+                for (value, _) in row.iter_mut().zip(mask).filter(|(_, inside)| **inside) {
+                    *value = self.apply(*value);
                 }
             }
-            for_each(image, |value| value / 255.0);
+            None => row.iter_mut().for_each(|value| *value = self.apply(*value)),
         }
     }
-    Ok(())
 }
 
-fn z_score_inside(image: &mut Array3<f32>, mask: ArrayView3<'_, bool>, order: [usize; 3]) {
-    let inside: Vec<f32> = image
-        .view()
-        .permuted_axes(order)
-        .iter()
-        .zip(mask.permuted_axes(order))
-        .filter_map(|(&value, &inside)| inside.then_some(value))
-        .collect();
-    if inside.is_empty() {
-        return;
-    }
-    let found = moments(&inside);
-    let deviation = found.standard_deviation.max(EPSILON);
-    Zip::from(image).and(mask).for_each(|value, &inside| {
-        if inside {
-            *value = (*value - found.mean) / deviation;
-        }
-    });
-}
-
-fn for_each(image: &mut Array3<f32>, change: impl Fn(f32) -> f32 + Sync) {
-    values(image).par_chunks_mut(1 << 16).for_each(|chunk| {
-        for value in chunk {
-            *value = change(*value);
-        }
-    });
-}
-
-fn values(image: &mut Array3<f32>) -> &mut [f32] {
+/// Smallest and largest value.
+fn extremes(image: ArrayView3<'_, f32>) -> (f32, f32) {
     image
-        .as_slice_mut()
-        .expect("crops are copied into standard layout")
-}
-
-fn extreme(image: &Array3<f32>, start: f32, pick: fn(f32, f32) -> f32) -> f32 {
-    image.iter().copied().fold(start, pick)
+        .iter()
+        .fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), &value| {
+            (low.min(value), high.max(value))
+        })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ndarray::Array3;
 
     const ORDER: [usize; 3] = [0, 1, 2];
 
@@ -132,9 +190,8 @@ mod tests {
     }
 
     fn applied(scheme: Normalization, values: &[f32]) -> Vec<f32> {
-        let mut image = image(values);
-        normalize(&mut image, &scheme, None, ORDER, 0).unwrap();
-        image.into_raw_vec_and_offset().0
+        let rule = Rule::of(&scheme, image(values).view(), None, ORDER, 0).unwrap();
+        values.iter().map(|&value| rule.apply(value)).collect()
     }
 
     #[test]
@@ -157,11 +214,12 @@ mod tests {
 
     #[test]
     fn z_score_leaves_voxels_outside_the_mask() {
-        let mut image = image(&[0.0, 1.0, 3.0, 0.0]);
+        let mut row = [0.0, 1.0, 3.0, 0.0];
         let mask = Array3::from_shape_vec([1, 1, 4], vec![false, true, true, false]).unwrap();
         let scheme = Normalization::ZScore { inside_mask: true };
-        normalize(&mut image, &scheme, Some(mask.view()), ORDER, 0).unwrap();
-        assert_eq!(image.as_slice().unwrap(), [0.0, -1.0, 1.0, 0.0]);
+        let rule = Rule::of(&scheme, image(&row).view(), Some(mask.view()), ORDER, 0).unwrap();
+        rule.apply_row(&mut row, Some(mask.iter()));
+        assert_eq!(row, [0.0, -1.0, 1.0, 0.0]);
     }
 
     #[test]
@@ -176,8 +234,8 @@ mod tests {
     #[test]
     fn rgb_refuses_other_values() {
         assert_eq!(applied(Normalization::RgbTo01, &[0.0, 255.0]), [0.0, 1.0]);
-        let mut outside = image(&[12.0, 256.0]);
-        let error = normalize(&mut outside, &Normalization::RgbTo01, None, ORDER, 2).unwrap_err();
+        let outside = image(&[12.0, 256.0]);
+        let error = Rule::of(&Normalization::RgbTo01, outside.view(), None, ORDER, 2).unwrap_err();
         assert!(error.to_string().contains("channel 2 holds 256"), "{error}");
     }
 }

@@ -17,8 +17,9 @@ use super::model::Model;
 use super::plans::Orientation;
 use super::plausibility::doubt;
 use super::predict_error::PredictError;
-use super::preprocess::{Preprocessed, Preprocessor, Properties, resample_options};
-use super::sliding_window::{LogitsSink, PatchPredictor, SlidingWindow};
+use super::preprocess::{Prepared, Preprocessed, Preprocessor, Properties, resample_options};
+use super::slabs::{self, Slabs};
+use super::sliding_window::{Air, ImageSlices, LogitsSink, PatchPredictor, SlidingWindow};
 use super::window_grid::WindowGrid;
 use crate::geometry::orientation::Turn;
 use crate::geometry::resample::ResampleOptions;
@@ -53,6 +54,9 @@ pub struct PredictOptions {
     pub compute: Compute,
     /// Whether to keep probabilities: `4 * classes` bytes per voxel of the image.
     pub probabilities: bool,
+    /// Whether tiles of a CT that hold nothing but air become background without a run of the network.
+    /// Where such a tile overlaps others, those alone decide.
+    pub skip_air: bool,
     /// Memory that a case may take, in bytes. Less than the fastest way takes makes more columns
     /// ([`columns`]); less than any way takes is [`PredictError::OverLimit`] before work starts.
     pub limit_bytes: u64,
@@ -63,6 +67,8 @@ pub struct PredictOptions {
 pub struct CasePlan {
     /// Columns, predicted one after the other.
     pub columns: Vec<Column>,
+    /// Whether the input is made by [`slabs`] while the window passes, instead of as a whole before.
+    pub slabs: bool,
     /// Tiles that the network runs on, those that reach over a cut counted for each side.
     pub tiles: usize,
     /// Tiles of the image.
@@ -92,6 +98,7 @@ impl Default for PredictOptions {
             accumulate: Accumulate::Half,
             compute: Compute::default(),
             probabilities: false,
+            skip_air: false,
             limit_bytes: u64::MAX,
         }
     }
@@ -104,6 +111,8 @@ pub struct Prediction {
     pub label_map: LabelMap,
     /// How the network saw the image.
     pub properties: Properties,
+    /// Tiles that were skipped because they hold only air.
+    pub skipped_tiles: usize,
     /// `[classes, z, y, x]`, where asked for: softmax over classes, or the sigmoid of each region.
     /// Outside the crop: 1 for background, 0 for everything else.
     pub probabilities: Option<Array4<f32>>,
@@ -193,17 +202,15 @@ impl Predictor {
             _ => Turn::IDENTITY,
         };
         if turn.is_identity() {
-            let preprocessed = self.preprocess(channels, previous, progress)?;
-            return self.predict_preprocessed(preprocessed, progress);
+            return self.predict_oriented(channels, previous, progress);
         }
         let turned: Vec<_> = channels.iter().map(|image| turn.volume(image)).collect();
         let previous = previous.map(|labels| LabelMap {
             volume: turn.volume(&labels.volume),
             table: labels.table.clone(),
         });
-        let preprocessed = self.preprocess(&turned, previous.as_ref(), progress)?;
+        let mut prediction = self.predict_oriented(&turned, previous.as_ref(), progress)?;
         drop((turned, previous));
-        let mut prediction = self.predict_preprocessed(preprocessed, progress)?;
         let back = turn.inverse();
         let labels = back.array(prediction.label_map.volume.data().view());
         // The grid as given: turning its origin there and back could change the last digit.
@@ -218,8 +225,41 @@ impl Predictor {
         Ok(prediction)
     }
 
-    /// The first step of [`predict`](Self::predict), on channels in the orientation the model's reader
-    /// would give them. The result does not borrow the channels.
+    /// [`predict`](Self::predict) on channels in the orientation the model's reader would give them.
+    fn predict_oriented(
+        &self,
+        channels: &[Volume<f32>],
+        previous: Option<&LabelMap>,
+        progress: &dyn Progress,
+    ) -> Result<Prediction, PredictError> {
+        let prepared = self.preprocessor.prepare(channels, previous, progress)?;
+        let plan = self.plan(&prepared.properties)?;
+        let air = self.air(&prepared)?;
+        if plan.slabs {
+            let properties = prepared.properties;
+            let mut slabs = Slabs::new(prepared, self.patch[0])?;
+            return self.export(&mut slabs, properties, &plan, air, progress);
+        }
+        let whole = prepared.whole()?;
+        self.export(&mut &whole.data, whole.properties, &plan, air, progress)
+    }
+
+    /// What air is in this case, if it is to be skipped.
+    fn air(&self, prepared: &Prepared<'_>) -> Result<Option<Air>, PredictError> {
+        if !self.options.skip_air {
+            return Ok(None);
+        }
+        let highest = prepared.air().ok_or_else(|| PredictError::Unsupported {
+            feature: "skipping air in images other than CT (CTNormalization)".to_owned(),
+        })?;
+        Ok(Some(Air {
+            highest,
+            background: LabelExport::<f32>::background(&self.dataset),
+        }))
+    }
+
+    /// Only the preprocessing of [`predict`](Self::predict), as a whole, on channels in the orientation the
+    /// model's reader would give them. The result does not borrow the channels.
     ///
     /// # Errors
     /// As [`Preprocessor::run`].
@@ -232,7 +272,7 @@ impl Predictor {
         self.preprocessor.run(channels, previous, progress)
     }
 
-    /// The second step of [`predict`](Self::predict).
+    /// What [`predict`](Self::predict) does with an image preprocessed as a whole; no air is skipped.
     ///
     /// # Errors
     /// [`PredictError::LogitsNotFinite`], [`PredictError::Network`], [`PredictError::Unsupported`] for cubic
@@ -242,32 +282,47 @@ impl Predictor {
         preprocessed: Preprocessed,
         progress: &dyn Progress,
     ) -> Result<Prediction, PredictError> {
-        let exported = match self.options.accumulate {
-            Accumulate::Half => self.slide::<f16>(&preprocessed, progress)?,
-            Accumulate::Float => self.slide::<f32>(&preprocessed, progress)?,
+        let plan = self.plan(&preprocessed.properties)?;
+        let mut image = &preprocessed.data;
+        self.export(&mut image, preprocessed.properties, &plan, None, progress)
+    }
+
+    fn export(
+        &self,
+        image: &mut dyn ImageSlices,
+        properties: Properties,
+        plan: &CasePlan,
+        air: Option<Air>,
+        progress: &dyn Progress,
+    ) -> Result<Prediction, PredictError> {
+        let (exported, skipped_tiles) = match self.options.accumulate {
+            Accumulate::Half => self.slide::<f16>(image, properties, plan, air, progress)?,
+            Accumulate::Float => self.slide::<f32>(image, properties, plan, air, progress)?,
         };
-        let properties = preprocessed.properties;
         Ok(Prediction {
             label_map: LabelMap::new(exported.labels, properties.grid, self.dataset.label_table())?,
             properties,
+            skipped_tiles,
             probabilities: exported.probabilities,
         })
     }
 
     fn slide<T: Logit>(
         &self,
-        preprocessed: &Preprocessed,
+        image: &mut dyn ImageSlices,
+        properties: Properties,
+        plan: &CasePlan,
+        air: Option<Air>,
         progress: &dyn Progress,
-    ) -> Result<Exported, PredictError> {
-        let properties = preprocessed.properties;
+    ) -> Result<(Exported, usize), PredictError> {
         let mut export = LabelExport::<T>::new(
             properties,
             &self.dataset,
             self.logits_resampling,
             self.options.probabilities,
         )?;
-        self.run(preprocessed, &mut export, progress)?;
-        Ok(export.finish())
+        let skipped = self.window(image, &properties, plan, air, &mut export, progress)?;
+        Ok((export.finish(), skipped))
     }
 
     /// Only the sliding window: hands slices of logits at the network's resolution to `sink`, in the type
@@ -281,8 +336,22 @@ impl Predictor {
         sink: &mut dyn LogitsSink<T>,
         progress: &dyn Progress,
     ) -> Result<(), PredictError> {
-        let window = SlidingWindow::new(self.window_grid(&preprocessed.properties)?);
-        let plan = self.plan(&preprocessed.properties)?;
+        let (properties, mut image) = (&preprocessed.properties, &preprocessed.data);
+        let plan = self.plan(properties)?;
+        self.window(&mut image, properties, &plan, None, sink, progress)?;
+        Ok(())
+    }
+
+    fn window<T: Logit>(
+        &self,
+        image: &mut dyn ImageSlices,
+        properties: &Properties,
+        plan: &CasePlan,
+        air: Option<Air>,
+        sink: &mut dyn LogitsSink<T>,
+        progress: &dyn Progress,
+    ) -> Result<usize, PredictError> {
+        let window = SlidingWindow::new(self.window_grid(properties)?).skipping(air);
         let mut folds = Folds {
             networks: &self.networks,
             patch: self.patch,
@@ -290,8 +359,7 @@ impl Predictor {
             logits: Vec::new(),
             current: None,
         };
-        let mut image = &preprocessed.data;
-        window.run(&mut image, &plan.columns, &mut folds, sink, progress)
+        window.run(image, &plan.columns, &mut folds, sink, progress)
     }
 
     fn window_grid(&self, properties: &Properties) -> Result<WindowGrid, PredictError> {
@@ -320,42 +388,48 @@ impl Predictor {
         Ok(self.case_plan(grid)?.memory)
     }
 
-    /// The columns with the fewest tiles that stay within the limit or, where none do, those that take
-    /// the least memory.
+    /// The fastest way that stays within the limit or, where none does, the one that takes the least memory:
+    /// the fewest tiles first; then an input that is made once; then the least memory.
     fn plan(&self, properties: &Properties) -> Result<CasePlan, PredictError> {
         let window = self.window_grid(properties)?;
         let resampler = logits_resampler(properties, self.logits_resampling)?;
-        let needs = self.needs()?;
-        let limit = self.options.limit_bytes;
-        let mut best: Option<CasePlan> = None;
+        let slabs = slabs::bytes(&self.preprocessor, properties, self.patch[0])?;
+        let ways: Vec<Needs> = [slabs, None]
+            .into_iter()
+            .map(|slabs| self.needs(slabs))
+            .collect::<Result<_, _>>()?;
+        let one_pass = SlidingWindow::rings_per_fold(&window, self.networks.len());
+        let mut best = None;
         let [most_rows, most_columns] = [1, 2].map(|axis| window.starts(axis).len());
-        for rows in 1..=most_rows {
-            for count in 1..=most_columns {
-                let columns = columns::cut(&window, resampler.as_ref(), [rows, count]);
-                let plan = CasePlan {
-                    tiles: columns
-                        .iter()
-                        .map(|column| column.tile_count(&window))
-                        .sum(),
-                    distinct_tiles: window.tile_count(),
-                    memory: MemoryEstimate::new(properties, &window, &columns, &needs),
-                    columns,
-                };
-                let rank = |plan: &CasePlan| {
-                    let above = plan.memory.peak.saturating_sub(limit);
-                    (above, plan.tiles, plan.memory.peak)
-                };
-                if best.as_ref().is_none_or(|best| rank(&plan) < rank(best)) {
-                    best = Some(plan);
+        for counts in (1..=most_rows).flat_map(|rows| (1..=most_columns).map(move |n| [rows, n])) {
+            let columns = columns::cut(&window, resampler.as_ref(), counts);
+            let tiles = columns
+                .iter()
+                .map(|column| column.tile_count(&window))
+                .sum();
+            for needs in &ways {
+                let memory = MemoryEstimate::new(properties, &window, &columns, needs);
+                let made_again = needs.slabs.is_some() && !(one_pass && columns.len() == 1);
+                let above = memory.peak.saturating_sub(self.options.limit_bytes);
+                let rank = (above, tiles, made_again, memory.peak);
+                if best.as_ref().is_none_or(|(least, _)| rank < *least) {
+                    let plan = CasePlan {
+                        columns: columns.clone(),
+                        slabs: needs.slabs.is_some(),
+                        tiles,
+                        distinct_tiles: window.tile_count(),
+                        memory,
+                    };
+                    best = Some((rank, plan));
                 }
             }
         }
-        Ok(best.expect("every image has a tile"))
+        Ok(best.expect("every image has a tile").1)
     }
 
-    fn needs(&self) -> Result<Needs, PredictError> {
-        let first = self.networks.first();
-        let plan = first.map(|network| network.plan(self.patch)).transpose()?;
+    fn needs(&self, slabs: Option<[u64; 2]>) -> Result<Needs, PredictError> {
+        let network = self.networks.first();
+        let plan = network.map(|it| it.plan(self.patch)).transpose()?;
         let threads = rayon::current_num_threads();
         let heads = self.dataset.heads();
         let voxels: usize = self.patch.iter().product();
@@ -378,6 +452,7 @@ impl Predictor {
             network_bytes: self.networks.iter().map(Network::weight_bytes).sum(),
             arena_bytes: plan.map_or(0, |plan| plan.total_bytes(threads)),
             logits_bytes,
+            slabs,
         })
     }
 

@@ -1,9 +1,10 @@
 //! From the images of a case to the network's input.
 //!
 //! nnU-Net's `DefaultPreprocessor` (`nnunetv2` 2.8.1) in this order: transpose the axes, crop to the
-//! box of non-zero voxels, normalize intensities, resample to the model's spacing. Here the crop and
-//! the normalization happen before the transposition, on memory in file order, which changes nothing
-//! but speed: NumPy sums in memory order as well.
+//! box of non-zero voxels, normalize intensities, resample to the model's spacing. Here statistics are
+//! gathered before the transposition, on memory in file order, as NumPy sums in memory order as well;
+//! slices are then normalized as they are resampled, for the whole image
+//! ([`Prepared::whole`]) or in stretches ([`super::slabs`]).
 //!
 //! nnU-Net fills holes in the non-zero mask first. That never changes its box, so the filled mask
 //! is computed only for models that normalize inside it, and for cascades.
@@ -11,7 +12,7 @@
 //! In a cascade the label map of a previous stage, on the image's grid, becomes one more input channel
 //! of 0 and 1 for every label.
 
-use super::normalize::{needs_mask, normalize};
+use super::normalize::{Rule, needs_mask};
 use super::plans::{Configuration, Normalization, Plans, Resampling};
 use super::predict_error::PredictError;
 use crate::geometry::bounds::BoundingBox;
@@ -21,7 +22,7 @@ use crate::geometry::resample::{
 use crate::progress::Progress;
 use crate::topology::fill_holes;
 use crate::volume::{Grid, LabelMap, Volume};
-use ndarray::{Array3, Array4, ArrayView3, s};
+use ndarray::{Array2, Array3, Array4, ArrayView2, ArrayView3, Axis, s};
 use rayon::prelude::*;
 
 /// What a model prescribes for its input.
@@ -187,6 +188,19 @@ impl Preprocessor {
         previous: Option<&LabelMap>,
         progress: &dyn Progress,
     ) -> Result<Preprocessed, PredictError> {
+        self.prepare(channels, previous, progress)?.whole()
+    }
+
+    /// The first half of [`run`](Self::run): everything that has to see the image as a whole.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn prepare<'i>(
+        &'i self,
+        channels: &'i [Volume<f32>],
+        previous: Option<&LabelMap>,
+        progress: &dyn Progress,
+    ) -> Result<Prepared<'i>, PredictError> {
         progress.begin("preprocess", self.normalization.len() as u64);
         let first = self.check(channels)?;
         let stage = self.check_previous(previous, first.grid())?;
@@ -201,54 +215,33 @@ impl Preprocessor {
             self.transpose_forward,
             self.spacing_mm,
         )?;
-        let voxels = self.check_size(&properties)?;
+        self.check_size(&properties)?;
         let mut mask = None;
         if self.needs_mask() {
             mask = Some(filled_mask(channels, &bounds)?);
         }
-        let previous = match (stage, &mut mask) {
-            (Some((stage, labels)), Some(mask)) => Some((stage, marked(labels, mask, &bounds))),
+        let stage_labels = match (stage, &mut mask) {
+            (Some((_, labels)), Some(mask)) => Some(marked(labels, mask, &bounds)),
             _ => None,
         };
-        let mut data: Vec<f32> = Vec::new();
+        let mut prepared = Prepared {
+            preprocessor: self,
+            properties,
+            channels: Vec::with_capacity(channels.len()),
+            mask,
+            stage_labels,
+        };
         for (index, (channel, scheme)) in channels.iter().zip(&self.normalization).enumerate() {
             if progress.interrupted() {
                 return Err(PredictError::Interrupted);
             }
-            let mut image = copied(cropped(channel, &bounds));
-            normalize(
-                &mut image,
-                scheme,
-                mask.as_ref().map(|mask| mask.view()),
-                self.transpose_forward,
-                index,
-            )?;
-            let image = self.to_network_grid(image, &properties)?;
-            if data.is_empty() {
-                data = image.into_raw_vec_and_offset().0;
-                data.reserve_exact(voxels * (self.channels() - 1));
-            } else {
-                data.extend(&image);
-            }
+            let image = cropped(channel, &bounds);
+            let mask = prepared.mask.as_ref().map(|mask| mask.view());
+            let rule = Rule::of(scheme, image, mask, self.transpose_forward, index)?;
+            prepared.channels.push(Channel { image, rule });
             progress.advance(1);
         }
-        if let Some((stage, labels)) = previous {
-            let labels = resample_labels(
-                labels.view().permuted_axes(self.transpose_forward),
-                properties.network_shape,
-                properties.spacing_mm,
-                properties.network_spacing_mm,
-                stage.resampling,
-            )?;
-            for &number in &stage.labels {
-                let inside = |&label: &i32| f32::from(label == i32::from(number));
-                data.extend(labels.iter().map(inside));
-            }
-        }
-        let [depth, height, width] = properties.network_shape;
-        let data = Array4::from_shape_vec([self.channels(), depth, height, width], data)
-            .expect("every channel has the network's shape");
-        Ok(Preprocessed { data, properties })
+        Ok(prepared)
     }
 
     /// Refuses channels that do not fit; returns the first.
@@ -311,8 +304,8 @@ impl Preprocessor {
         }
     }
 
-    /// The number of voxels of one channel, unless the result is too large or empty.
-    fn check_size(&self, properties: &Properties) -> Result<usize, PredictError> {
+    /// Refuses a result that is too large or empty.
+    fn check_size(&self, properties: &Properties) -> Result<(), PredictError> {
         let shape = properties.network_shape;
         if shape.contains(&0) {
             return Err(PredictError::EmptyImage { shape });
@@ -330,29 +323,122 @@ impl Preprocessor {
                 limit_bytes: self.limit_bytes,
             });
         }
-        Ok(shape.iter().product())
+        Ok(())
+    }
+}
+
+/// A case whose place and intensities are known: what is left is to normalize and resample it.
+pub struct Prepared<'i> {
+    pub(super) preprocessor: &'i Preprocessor,
+    /// How the network will see the case.
+    pub properties: Properties,
+    pub(super) channels: Vec<Channel<'i>>,
+    /// Of the crop, for models that need it.
+    pub(super) mask: Option<Array3<bool>>,
+    /// Labels of a previous stage in the crop.
+    stage_labels: Option<Array3<i32>>,
+}
+
+/// One image of a case.
+pub(super) struct Channel<'i> {
+    /// The crop, in the image's order of axes.
+    pub image: ArrayView3<'i, f32>,
+    pub rule: Rule,
+}
+
+impl Prepared<'_> {
+    /// Per channel the value that air does not exceed; `None` unless all are CT.
+    pub(super) fn air(&self) -> Option<Vec<f32>> {
+        self.channels
+            .iter()
+            .map(|channel| channel.rule.air())
+            .collect()
     }
 
-    /// Transposes and resamples a normalized crop.
-    fn to_network_grid(
-        &self,
-        image: Array3<f32>,
-        properties: &Properties,
-    ) -> Result<Array3<f32>, PredictError> {
-        if properties.is_unresampled() {
-            let transposed = image.permuted_axes(self.transpose_forward);
-            return Ok(if transposed.is_standard_layout() {
-                transposed
+    /// Slice `z` of the frame of a channel, normalized, at the image's resolution.
+    pub(super) fn slice(&self, channel: &Channel<'_>, z: usize) -> Array2<f32> {
+        let order = self.preprocessor.transpose_forward;
+        let view = channel.image.permuted_axes(order);
+        let mut slice = copied(view.index_axis(Axis(0), z));
+        let mask = self
+            .mask
+            .as_ref()
+            .map(|mask| mask.view().permuted_axes(order));
+        for (y, mut row) in slice.rows_mut().into_iter().enumerate() {
+            let mask = mask.map(|mask| mask.index_axis_move(Axis(0), z));
+            let mask = mask.as_ref().map(|mask| mask.row(y));
+            if let Some(row) = row.as_slice_mut() {
+                channel
+                    .rule
+                    .apply_row(row, mask.as_ref().map(|mask| mask.iter()));
+            }
+        }
+        slice
+    }
+
+    /// All channels at the network's resolution. Memory: the result, and one normalized channel at the
+    /// image's resolution while it is resampled.
+    ///
+    /// # Errors
+    /// What is wrong with the spacings.
+    pub fn whole(self) -> Result<Preprocessed, PredictError> {
+        let properties = self.properties;
+        let [depth, height, width] = properties.network_shape;
+        let voxels = depth * height * width;
+        let total = self.preprocessor.channels();
+        let mut data: Vec<f32> = Vec::new();
+        for channel in &self.channels {
+            let image = self.to_network_grid(channel)?;
+            if data.is_empty() {
+                data = image.into_raw_vec_and_offset().0;
+                data.reserve_exact(voxels * (total - 1));
             } else {
-                transposed.as_standard_layout().into_owned()
+                data.extend(&image);
+            }
+        }
+        if let (Some(stage), Some(labels)) = (&self.preprocessor.previous_stage, &self.stage_labels)
+        {
+            let labels = resample_labels(
+                labels
+                    .view()
+                    .permuted_axes(self.preprocessor.transpose_forward),
+                properties.network_shape,
+                properties.spacing_mm,
+                properties.network_spacing_mm,
+                stage.resampling,
+            )?;
+            for &number in &stage.labels {
+                let inside = |&label: &i32| f32::from(label == i32::from(number));
+                data.extend(labels.iter().map(inside));
+            }
+        }
+        let data = Array4::from_shape_vec([total, depth, height, width], data)
+            .expect("every channel has the network's shape");
+        Ok(Preprocessed { data, properties })
+    }
+
+    /// A channel, normalized and resampled.
+    fn to_network_grid(&self, channel: &Channel<'_>) -> Result<Array3<f32>, PredictError> {
+        let properties = &self.properties;
+        let shape = properties.bounds.shape();
+        let mut voxels = vec![0.0; shape.iter().product()];
+        voxels
+            .par_chunks_mut((shape[1] * shape[2]).max(1))
+            .enumerate()
+            .for_each(|(z, to)| {
+                let slice = self.slice(channel, z);
+                to.iter_mut().zip(&slice).for_each(|(to, from)| *to = *from);
             });
+        let image = Array3::from_shape_vec(shape, voxels).expect("a slice for every z");
+        if properties.is_unresampled() {
+            return Ok(image);
         }
         Ok(resample_to_shape(
-            image.view().permuted_axes(self.transpose_forward),
+            image.view(),
             properties.network_shape,
             properties.spacing_mm,
             properties.network_spacing_mm,
-            self.resampling,
+            self.preprocessor.resampling,
         )?)
     }
 }
@@ -389,8 +475,8 @@ fn cropped<'a, T>(channel: &'a Volume<T>, bounds: &BoundingBox) -> ArrayView3<'a
 }
 
 /// A copy in standard layout.
-fn copied(view: ArrayView3<'_, f32>) -> Array3<f32> {
-    let mut copy = Array3::zeros(view.raw_dim());
+fn copied(view: ArrayView2<'_, f32>) -> Array2<f32> {
+    let mut copy = Array2::zeros(view.raw_dim());
     ndarray::Zip::from(&mut copy)
         .and(view)
         .for_each(|to, from| *to = *from);

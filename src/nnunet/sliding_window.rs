@@ -96,6 +96,26 @@ pub trait LogitsSink<T> {
 pub struct SlidingWindow {
     grid: WindowGrid,
     importance: Vec<f32>,
+    air: Option<Air>,
+}
+
+/// Which tiles are not worth a run of the network.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Air {
+    /// Per channel: tiles without any value of the image above are skipped.
+    pub highest: Vec<f32>,
+    /// Logits of voxels that lie in skipped tiles only.
+    pub background: Vec<f32>,
+}
+
+impl Air {
+    /// Whether `voxels` `[C, z, y, x]` are nothing else.
+    fn fills(&self, voxels: &ArrayView4<'_, f32>) -> bool {
+        voxels
+            .outer_iter()
+            .zip(&self.highest)
+            .all(|(channel, &highest)| channel.iter().all(|&value| value <= highest))
+    }
 }
 
 /// What a pass over one column works with.
@@ -104,6 +124,8 @@ struct Pass<'p> {
     importance: &'p [f32],
     column: &'p Column,
     patch: Vec<f32>,
+    air: Option<&'p Air>,
+    skipped: usize,
     progress: &'p dyn Progress,
 }
 
@@ -126,7 +148,19 @@ impl SlidingWindow {
     /// Prepares the weights of the tiles of `grid`.
     pub fn new(grid: WindowGrid) -> Self {
         let importance = importance_map(grid.patch(), grid.spatial_dims());
-        Self { grid, importance }
+        Self {
+            grid,
+            importance,
+            air: None,
+        }
+    }
+
+    /// Skips tiles that hold nothing but air. Voxels in skipped tiles only become background; others are
+    /// decided by the tiles that are left.
+    #[must_use]
+    pub fn skipping(mut self, air: Option<Air>) -> Self {
+        self.air = air;
+        self
     }
 
     /// The tiles.
@@ -140,6 +174,7 @@ impl SlidingWindow {
     }
 
     /// Predicts `image` (the grid's image size) column by column and hands slices of logits to `sink`.
+    /// Returns the number of tiles that were skipped, counted as in the progress.
     ///
     /// Reports the phase `predict` with one step per tile, fold and column. Memory: `heads * y * x` values
     /// of `T` of the largest column for every slice of the ring (or volume, see
@@ -155,7 +190,7 @@ impl SlidingWindow {
         network: &mut dyn PatchPredictor,
         sink: &mut dyn LogitsSink<T>,
         progress: &dyn Progress,
-    ) -> Result<(), PredictError> {
+    ) -> Result<usize, PredictError> {
         let tiles: usize = columns
             .iter()
             .map(|column| column.tile_count(&self.grid))
@@ -163,6 +198,7 @@ impl SlidingWindow {
         progress.begin("predict", (tiles * network.folds()) as u64);
         let voxels: usize = self.grid.patch().iter().product();
         let mut patch = vec![0.0; image.channels() * voxels];
+        let mut skipped = 0;
         for column in columns {
             sink.begin(column)?;
             let mut pass = Pass {
@@ -170,6 +206,8 @@ impl SlidingWindow {
                 importance: &self.importance,
                 column,
                 patch,
+                air: self.air.as_ref(),
+                skipped: 0,
                 progress,
             };
             if Self::rings_per_fold(&self.grid, network.folds()) {
@@ -177,9 +215,10 @@ impl SlidingWindow {
             } else {
                 pass.fold_by_fold(image, network, sink)?;
             }
+            skipped += pass.skipped;
             patch = pass.patch;
         }
-        Ok(())
+        Ok(skipped)
     }
 }
 
@@ -203,6 +242,7 @@ impl Pass<'_> {
             }
             for (slot, z) in self.image_slices(level) {
                 for (fold, ring) in rings.iter().enumerate() {
+                    ring.fill_air(slot, self.air);
                     if fold == 0 {
                         ring.finish(slot, z, &mut finished)?;
                     } else {
@@ -235,6 +275,7 @@ impl Pass<'_> {
             for level in 0..self.grid.starts(0).len() {
                 self.level(image, level, fold, network, &ring)?;
                 for (slot, z) in self.image_slices(level) {
+                    ring.fill_air(slot, self.air);
                     ring.finish(slot, z, &mut finished)?;
                     if fold == 0 {
                         sums.push(finished.clone());
@@ -281,10 +322,20 @@ impl Pass<'_> {
                 if self.progress.interrupted() {
                     return Err(PredictError::Interrupted);
                 }
-                cut(&mut self.patch, slices, seen.start, [z, y, x], grid);
-                network.predict(fold, &self.patch, &|logits| {
-                    ring.add(&logits, self.importance, [y, x], grid);
-                })?;
+                let tile = overlap([z, y, x], grid);
+                let of_air = |air: &Air| {
+                    let [(z, _), (y, _), (x, _)] = tile.clone();
+                    let z = z.start - seen.start..z.end - seen.start;
+                    air.fills(&slices.slice(ndarray::s![.., z, y, x]))
+                };
+                if self.air.is_some_and(of_air) {
+                    self.skipped += 1;
+                } else {
+                    cut(&mut self.patch, slices, seen.start, tile, grid);
+                    network.predict(fold, &self.patch, &|logits| {
+                        ring.add(&logits, self.importance, [y, x], grid);
+                    })?;
+                }
                 self.progress.advance(1);
             }
         }
@@ -292,28 +343,33 @@ impl Pass<'_> {
     }
 }
 
-/// Copies the tile at `start` of the padded image to `patch`; padding is 0. `slices` are those of the image
-/// from `first` on.
-fn cut(
-    patch: &mut [f32],
-    slices: ArrayView4<'_, f32>,
-    first: usize,
-    start: [usize; 3],
-    grid: &WindowGrid,
-) {
-    let [depth, height, width] = grid.patch();
-    // Per axis: the overlap with the image in image coordinates, and where it lies in the patch.
-    let overlap: [(Range<usize>, usize); 3] = std::array::from_fn(|axis| {
+/// Per axis the part of a tile that lies in the image, in image coordinates, and where it lies in the patch.
+type Overlap = [(Range<usize>, usize); 3];
+
+/// The [`Overlap`] of the tile at `start` of the padded image.
+fn overlap(start: [usize; 3], grid: &WindowGrid) -> Overlap {
+    std::array::from_fn(|axis| {
         let before = grid.pad_before()[axis];
         let first = start[axis].max(before);
         let end = (start[axis] + grid.patch()[axis]).min(before + grid.image()[axis]);
         (first - before..end.max(first) - before, first - start[axis])
-    });
+    })
+}
+
+/// Copies a tile to `patch`; padding is 0. `slices` are those of the image from `first` on.
+fn cut(
+    patch: &mut [f32],
+    slices: ArrayView4<'_, f32>,
+    first: usize,
+    tile: Overlap,
+    grid: &WindowGrid,
+) {
+    let [depth, height, width] = grid.patch();
     let [
         (z_range, z_offset),
         (y_range, y_offset),
         (x_range, x_offset),
-    ] = overlap;
+    ] = tile;
     patch
         .par_chunks_mut(height * width)
         .enumerate()
@@ -403,6 +459,25 @@ impl<T: Logit> Ring<T> {
                 for y in y_range.clone() {
                     let ones = &self.ones[..x_range.len()];
                     T::add_weighted(&mut slice.weights[to(y)], weights(y), ones);
+                }
+            }
+        }
+    }
+
+    /// Makes voxels of a slot that no tile reached background.
+    fn fill_air(&self, slot: usize, air: Option<&Air>) {
+        let Some(air) = air else {
+            return;
+        };
+        let mut slice = locked(&self.slices[slot]);
+        let Slice { sums, weights } = &mut *slice;
+        let one = T::from_f64(1.0);
+        for (place, weight) in weights.iter_mut().enumerate() {
+            if *weight == T::default() {
+                *weight = one;
+                let plane = self.region[0].len() * self.region[1].len();
+                for (head, &logit) in air.background.iter().enumerate() {
+                    sums[head * plane + place] = T::from_f64(logit.into());
                 }
             }
         }

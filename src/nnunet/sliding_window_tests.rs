@@ -314,3 +314,41 @@ fn the_number_of_threads_changes_nothing() {
     };
     assert_eq!(run(1), run(3));
 }
+
+#[test]
+fn tiles_of_air_are_skipped_and_become_background() {
+    let shape = [8, 40, 8];
+    let mut picture = Array4::from_elem([1, 8, 40, 8], -3.0_f32);
+    picture.slice_mut(ndarray::s![.., .., ..8, ..]).fill(1.0);
+    let mut mock = Mock::new([8; 3], 2, 1);
+    let grid = grid(shape, [8; 3]);
+    let columns = columns::cut(&grid, None, [2, 1]);
+    let mut skipped = Vec::new();
+    let mut results = Vec::new();
+    for air in [
+        None,
+        Some(Air {
+            highest: vec![-3.0],
+            background: vec![5.0, -5.0],
+        }),
+    ] {
+        let window = SlidingWindow::new(grid.clone()).skipping(air);
+        let mut sink = Paste {
+            shape,
+            heads: 2,
+            column: None,
+            slices: vec![vec![f16::NAN; 2 * 40 * 8]; 8],
+        };
+        let count = window.run(&mut &picture, &columns, &mut mock, &mut sink, &Silent);
+        skipped.push(count.unwrap());
+        results.push(sink.slices);
+    }
+    // Tiles start at 0, 4, ..., 32; those at 0 and 4 see the picture. The cut at 20 runs one tile twice.
+    assert_eq!(skipped, [0, 8]);
+    let row =
+        |slices: &Vec<Vec<f16>>, head: usize, y: usize| slices[3][(head * 40 + y) * 8].to_f32();
+    assert_eq!(row(&results[1], 0, 30), 5.0);
+    assert_eq!(row(&results[1], 1, 30), -5.0);
+    // The first rows see no skipped tile.
+    assert_eq!(row(&results[0], 0, 2), row(&results[1], 0, 2));
+}

@@ -4,16 +4,15 @@ use super::{
     bytes, code, folder, names, one_channel_model, refuse, run, stderr, stdout, succeed,
     two_channel_model,
 };
-use medseg::nn::{Isa, Precision};
 use serde_json::Value;
 use std::path::Path;
 
-fn report(path: &Path) -> Value {
+pub fn report(path: &Path) -> Value {
     serde_json::from_slice(&bytes(path)).unwrap()
 }
 
 /// `images/` with three cases of two channels, and `model`, which takes them.
-fn images(here: &Path) {
+pub fn images(here: &Path) {
     std::os::unix::fs::symlink(two_channel_model(), here.join("model")).unwrap();
     std::fs::create_dir(here.join("images")).unwrap();
     for (seed, name) in [(1, "a"), (2, "b.v1"), (3, "한 글")] {
@@ -95,70 +94,6 @@ fn results_are_the_same_for_every_number_of_threads() {
         };
         assert_eq!(named("1"), named("2"), "{name}");
         assert_eq!(named("1"), named("4"), "{name}");
-    }
-}
-
-/// `infer` of `ct.nii` by the embedded model; the bytes of the label map.
-fn labels_of(here: &Path, isa: &str, precision: &str) -> Vec<u8> {
-    let name = format!("{isa}_{precision}.nii");
-    let output = super::medseg(here)
-        .args(["infer", "-i", "ct.nii", "-o", &name, "--step", "1"])
-        .args(["--precision", precision, "--report", "r.json", "--force"])
-        .env("MEDSEG_ISA", isa)
-        .output()
-        .unwrap();
-    assert_eq!(code(&output), 0, "{isa}: {}", stderr(&output));
-    let settings = &report(&here.join("r.json"))["settings"];
-    assert_eq!(settings["isa"], isa);
-    assert_eq!(settings["precision"], precision);
-    bytes(here.join(name))
-}
-
-#[test]
-fn every_instruction_set_of_the_machine_finds_the_same_labels() {
-    let here = folder();
-    succeed(
-        here.path(),
-        "phantom -o ct.nii --size 40,40,30 --spacing 6,6,6",
-    );
-    let best = labels_of(here.path(), Isa::detect().name(), "fp32");
-    assert!(best[352..].iter().any(|&byte| byte != 0));
-    for isa in Isa::available().map(Isa::name) {
-        for precision in Precision::ALL.map(Precision::name) {
-            let other = labels_of(here.path(), isa, precision);
-            let differing = best.iter().zip(&other).filter(|(a, b)| a != b).count();
-            // Rounding decides where two labels tie.
-            assert!(differing <= 5, "{differing} differ: {isa} {precision}");
-        }
-    }
-}
-
-#[test]
-fn sixteen_bits_keep_the_dice_of_every_large_structure_above_0_999() {
-    let here = folder();
-    succeed(
-        here.path(),
-        "phantom -o ct.nii --size 112,112,70 --spacing 3.66,3.66,4.3 --seed 4",
-    );
-    let best = Isa::detect().name();
-    let reference = &labels_of(here.path(), best, "fp32")[352..];
-    let fast = Isa::available().filter(|&isa| isa != Isa::Scalar);
-    for isa in fast.map(Isa::name) {
-        let halved = &labels_of(here.path(), isa, "bf16")[352..];
-        let mut large = 0;
-        for label in 1..=u8::MAX {
-            let count = |map: &[u8]| map.iter().filter(|&&at| at == label).count();
-            let size = count(reference);
-            if size < 1000 {
-                continue;
-            }
-            large += 1;
-            let pairs = reference.iter().zip(halved);
-            let both = pairs.filter(|&(&a, &b)| a == label && b == label).count();
-            let dice = 2.0 * both as f64 / (size + count(halved)) as f64;
-            assert!(dice >= 0.999, "{isa}: label {label} has {dice}");
-        }
-        assert!(large >= 6, "{large} large structures");
     }
 }
 

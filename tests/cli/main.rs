@@ -5,6 +5,7 @@ mod connect;
 mod dicom_series;
 mod examples;
 mod infer;
+mod infer_ways;
 mod manners;
 mod pipes;
 

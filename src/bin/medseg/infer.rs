@@ -66,6 +66,10 @@ pub struct Args {
     /// Do not average over mirrored patches: up to 8 times faster, slightly less accurate
     #[arg(long)]
     no_mirroring: bool,
+    /// Leave out tiles of a CT that hold nothing above -900 HU or above the lowest HU that the model tells
+    /// apart: they become background; where they overlap others, those alone decide [default: run them]
+    #[arg(long)]
+    skip_air: bool,
     /// How overlapping tiles are added up: f16 as nnU-Net does, f32 more exactly
     #[arg(long, value_enum, default_value_t = AccumulateFlag::Half)]
     accumulate: AccumulateFlag,
@@ -123,6 +127,7 @@ impl Args {
             },
             compute,
             probabilities: self.probabilities,
+            skip_air: self.skip_air,
             limit_bytes,
         }
     }
@@ -140,6 +145,7 @@ impl Args {
         let settings = json!({
             "step": self.step,
             "mirroring": !self.no_mirroring,
+            "skip_air": self.skip_air,
             "accumulate": match self.accumulate {
                 AccumulateFlag::Half => "f16",
                 AccumulateFlag::Float => "f32",

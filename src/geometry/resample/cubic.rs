@@ -14,7 +14,7 @@
 
 use super::axis::{self, Alignment, CubicTap, SPLINE_PADDING};
 use super::{Sample, build};
-use ndarray::{Array2, Array3, ArrayView2, ArrayView3, Axis};
+use ndarray::{Array2, Array3, ArrayView2, ArrayView3, Axis, CowArray, Ix2};
 use rayon::prelude::*;
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -27,6 +27,8 @@ const GAIN: f64 = 6.0;
 const LOOKAHEAD: usize = 36;
 /// Coefficient slices that one block of the z pass spans.
 const BLOCK_SPAN: usize = 32;
+/// Slices of the result that are made at a time, at most.
+pub(super) const MOST_SLICES: usize = 2 * BLOCK_SPAN;
 /// Lines that are filtered together, so that the recursion runs in vector registers.
 const LANES: usize = 8;
 
@@ -216,7 +218,7 @@ fn plan_blocks(taps: &[CubicTap], padded: usize) -> Vec<Block> {
         let first = opening.start;
         let count = taps[from..]
             .iter()
-            .take(2 * BLOCK_SPAN)
+            .take(MOST_SLICES)
             .take_while(|tap| tap.start < first + BLOCK_SPAN)
             .count();
         let to = from + count.max(1);
@@ -244,62 +246,139 @@ pub(super) fn resize<T: Sample, U: Sample>(
     alignment: Alignment,
     range: Option<(f64, f64)>,
 ) -> Array3<U> {
-    let (source_z, source_y, source_x) = source.dim();
-    let [target_z, target_y, target_x] = target_shape;
-    let in_plane = PlaneResampler::new((source_y, source_x), (target_y, target_x), alignment);
-    let taps = axis::cubic(source_z, target_z, alignment);
-    let padded = source_z + 2 * SPLINE_PADDING;
-    let start = start_weights(padded);
-    let source_of = |index: usize| index.saturating_sub(SPLINE_PADDING).min(source_z - 1);
-
+    let mut stream = Stream::new(source.dim().into(), target_shape, alignment, range);
+    let plane = target_shape[1] * target_shape[2];
     build(target_shape, |target: &mut [U]| {
-        let plane = target_y * target_x;
-        let mut rest = target;
-        let mut planes: VecDeque<Array2<f64>> = VecDeque::new();
-        let mut base = 0; // source slice of planes[0]
-        // Forward-filtered coefficients just before the current block.
-        let mut carry = vec![0.0; plane];
-        for block in plan_blocks(&taps, padded) {
-            let keep_from = source_of(block.first);
-            while base < keep_from && planes.pop_front().is_some() {
-                base += 1;
-            }
-            base = base.max(keep_from);
-            let have = base + planes.len();
-            let fresh: Vec<_> = (have..source_of(block.end - 1) + 1)
-                .into_par_iter()
-                .map(|z| in_plane.slice(&source.index_axis(Axis(0), z)))
-                .collect();
-            planes.extend(fresh);
-
-            let count = block.outputs.len();
-            let mut rows = vec![U::default(); count * plane];
-            let pass = ZPass {
-                planes: &planes,
-                plane_of: &|index| source_of(index) - base,
-                start: &start,
-                taps: &taps[block.outputs.clone()],
-                block: &block,
-                padded,
-                range,
-            };
-            rows.par_chunks_mut(count * target_x)
-                .zip(carry.par_chunks_mut(target_x))
-                .enumerate()
-                .for_each(|(y, (rows, carry))| pass.row(y, rows, carry));
-            // Rows were computed as [y, slice, x]; put them in place as [slice, y, x].
-            let (now, later) = rest.split_at_mut(count * plane);
-            rest = later;
-            now.par_chunks_mut(plane)
-                .enumerate()
-                .for_each(|(slice, out)| {
-                    for (y, out) in out.chunks_exact_mut(target_x).enumerate() {
-                        let from = (y * count + slice) * target_x;
-                        out.copy_from_slice(&rows[from..from + target_x]);
-                    }
-                });
+        while let Some(slices) = stream.upcoming() {
+            let target = &mut target[slices.start * plane..slices.end * plane];
+            stream.write(|z| source.index_axis(Axis(0), z).into(), target);
         }
     })
+}
+
+/// A cubic resampling in progress: some slices of the result after the others.
+pub(super) struct Stream {
+    source_z: usize,
+    target: [usize; 3],
+    in_plane: PlaneResampler,
+    taps: Vec<CubicTap>,
+    start: Vec<f64>,
+    blocks: Vec<Block>,
+    range: Option<(f64, f64)>,
+    /// Index of the next block.
+    next: usize,
+    /// In-plane results of the source slices from `base` on.
+    planes: VecDeque<Array2<f64>>,
+    base: usize,
+    /// Forward-filtered coefficients just before the next block.
+    carry: Vec<f64>,
+}
+
+impl Stream {
+    /// Prepares a resampling between two shapes that are not empty; values are clipped to `range`.
+    pub fn new(
+        source: [usize; 3],
+        target: [usize; 3],
+        alignment: Alignment,
+        range: Option<(f64, f64)>,
+    ) -> Self {
+        let taps = axis::cubic(source[0], target[0], alignment);
+        let padded = source[0] + 2 * SPLINE_PADDING;
+        Self {
+            source_z: source[0],
+            in_plane: PlaneResampler::new(
+                (source[1], source[2]),
+                (target[1], target[2]),
+                alignment,
+            ),
+            start: start_weights(padded),
+            blocks: plan_blocks(&taps, padded),
+            taps,
+            range,
+            next: 0,
+            planes: VecDeque::new(),
+            base: 0,
+            carry: vec![0.0; target[1] * target[2]],
+            target,
+        }
+    }
+
+    /// Most in-plane results that are kept at a time.
+    pub fn most_planes(&self) -> usize {
+        let source_of = |index: usize| index.saturating_sub(SPLINE_PADDING).min(self.source_z - 1);
+        self.blocks
+            .iter()
+            .map(|block| source_of(block.end - 1) + 1 - source_of(block.first))
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// The slices that [`write`](Self::write) makes next, at most [`MOST_SLICES`]; none at the end.
+    pub fn upcoming(&self) -> Option<Range<usize>> {
+        Some(self.blocks.get(self.next)?.outputs.clone())
+    }
+
+    /// Starts from the first slice again.
+    pub fn restart(&mut self) {
+        self.next = 0;
+        self.base = 0;
+        self.planes.clear();
+    }
+
+    /// Writes the upcoming slices `[z, y, x]` to `target`. `source` hands out source slices, in any order
+    /// and on any thread.
+    pub fn write<'a, T: Sample, U: Sample>(
+        &mut self,
+        source: impl Fn(usize) -> CowArray<'a, T, Ix2> + Sync,
+        target: &mut [U],
+    ) {
+        let Some(block) = self.blocks.get(self.next) else {
+            return;
+        };
+        self.next += 1;
+        let [_, target_y, target_x] = self.target;
+        let last = self.source_z - 1;
+        let source_of = |index: usize| index.saturating_sub(SPLINE_PADDING).min(last);
+        let keep_from = source_of(block.first);
+        while self.base < keep_from && self.planes.pop_front().is_some() {
+            self.base += 1;
+        }
+        self.base = self.base.max(keep_from);
+        let (in_plane, base) = (&self.in_plane, self.base);
+        let have = base + self.planes.len();
+        let fresh: Vec<_> = (have..source_of(block.end - 1) + 1)
+            .into_par_iter()
+            .map(|z| in_plane.slice(&source(z).view()))
+            .collect();
+        self.planes.extend(fresh);
+
+        let count = block.outputs.len();
+        let plane = target_y * target_x;
+        let mut rows = vec![U::default(); count * plane];
+        let pass = ZPass {
+            planes: &self.planes,
+            plane_of: &|index| source_of(index) - base,
+            start: &self.start,
+            taps: &self.taps[block.outputs.clone()],
+            block,
+            padded: self.source_z + 2 * SPLINE_PADDING,
+            range: self.range,
+        };
+        rows.par_chunks_mut(count * target_x)
+            .zip(self.carry.par_chunks_mut(target_x))
+            .enumerate()
+            .for_each(|(y, (rows, carry))| pass.row(y, rows, carry));
+        // Rows were computed as [y, slice, x]; put them in place as [slice, y, x].
+        target
+            .par_chunks_mut(plane)
+            .enumerate()
+            .for_each(|(slice, out)| {
+                for (y, out) in out.chunks_exact_mut(target_x).enumerate() {
+                    let from = (y * count + slice) * target_x;
+                    out.copy_from_slice(&rows[from..from + target_x]);
+                }
+            });
+    }
 }
 
 /// What the z pass of one block shares between rows.

@@ -21,6 +21,7 @@ mod linear;
 mod nearest;
 mod nnunet;
 mod sample;
+mod slices;
 mod torch;
 mod zoom;
 
@@ -33,6 +34,7 @@ pub use nnunet::{
     separate_axis,
 };
 pub use sample::Sample;
+pub use slices::SliceResampler;
 pub use torch::resize_torch;
 pub use zoom::{zoom_to_shape, zoom_to_spacing, zoomed_grid, zoomed_shape};
 

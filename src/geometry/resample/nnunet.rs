@@ -7,7 +7,7 @@ use super::cubic::{self, PlaneResampler};
 use super::{
     Interpolation, LinearResampler, ResampleError, Sample, build, check_shapes, nearest, resize,
 };
-use ndarray::{Array3, ArrayView3, Axis};
+use ndarray::{Array3, ArrayView2, ArrayView3, Axis};
 use rayon::prelude::*;
 
 /// Ratio of largest to smallest spacing above which nnU-Net calls a volume anisotropic.
@@ -232,22 +232,32 @@ fn cubic_slices<T: Sample, U: Sample>(data: ArrayView3<'_, T>, shape: [usize; 3]
         groups.into_par_iter().for_each(|(z, group)| {
             let slice = data.index_axis(Axis(0), z);
             let (first, copies) = group.split_at_mut(plane);
-            if (source_y, source_x) == in_plane {
-                // scipy.ndimage.zoom returns its input when no axis changes.
-                for (to, from) in first.iter_mut().zip(&slice) {
-                    *to = U::from_f64(from.to_f64());
-                }
-            } else {
-                let range = cubic::slice_range(&slice);
-                for (to, from) in first.iter_mut().zip(&resampler.slice(&slice)) {
-                    *to = U::from_f64(cubic::clip(*from, range));
-                }
-            }
+            cubic_slice(&resampler, &slice, first, in_plane);
             for copy in copies.chunks_exact_mut(plane) {
                 copy.copy_from_slice(first);
             }
         });
     })
+}
+
+/// One slice by cubic splines to `shape` (y, x), clipped to its own range.
+pub(super) fn cubic_slice<T: Sample, U: Sample>(
+    resampler: &PlaneResampler,
+    slice: &ArrayView2<'_, T>,
+    target: &mut [U],
+    shape: (usize, usize),
+) {
+    if slice.dim() == shape {
+        // scipy.ndimage.zoom returns its input when no axis changes.
+        for (to, from) in target.iter_mut().zip(slice) {
+            *to = U::from_f64(from.to_f64());
+        }
+        return;
+    }
+    let range = cubic::slice_range(slice);
+    for (to, from) in target.iter_mut().zip(&resampler.slice(slice)) {
+        *to = U::from_f64(cubic::clip(*from, range));
+    }
 }
 
 #[cfg(test)]

@@ -62,6 +62,12 @@ impl Case<'_> {
             .with_context(|| shown_inputs(self.job))?;
         drop(progress);
         clock.phase("predict");
+        if self.args.skip_air {
+            let skipped = prediction.skipped_tiles;
+            self.cx.say(&format!(
+                "note: {id}: {skipped} tile(s) held only air and were made background without the network"
+            ));
+        }
         if let Some(postprocessing) = self.postprocessing {
             postprocessing.apply(prediction.label_map.volume.data_mut())?;
             clock.phase("postprocess");
