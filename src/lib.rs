@@ -17,6 +17,7 @@
 //! | [`template`] | a template's labels fitted to a patient's kidneys | `topology`, `geometry`, `volume` |
 //! | [`nn`] | network layers, kernels, executor, weight files | `volume` |
 //! | [`nnunet`] | nnU-Net models: plans, preprocessing, sliding window, export | `nn`, `topology`, `metrics`, `geometry`, `volume` |
+//! | [`tasks`] | many models over one reading: task files, merging, TotalSegmentator | `nnunet`, `topology`, `geometry`, `volume`, `progress` |
 //! | [`evaluate`] | scores of a set of predictions, statistics, checks, result documents | `metrics`, `topology`, `geometry`, `volume` |
 //! | [`report`] | workbooks and pages of results, pictures of slices | `evaluate`, `metrics`, `geometry`, `volume` |
 //! | [`phantom`] | synthetic abdominal cases | `geometry`, `volume` |
@@ -37,6 +38,7 @@ pub mod phantom;
 pub mod progress;
 pub mod provenance;
 pub mod report;
+pub mod tasks;
 pub mod template;
 pub mod tissue;
 pub mod topology;

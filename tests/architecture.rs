@@ -23,6 +23,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "nn", "topology", "metrics", "geometry", "volume", "progress",
         ],
     ),
+    (
+        "tasks",
+        &["nnunet", "topology", "geometry", "volume", "progress"],
+    ),
     ("evaluate", &["metrics", "topology", "geometry", "volume"]),
     ("report", &["evaluate", "metrics", "geometry", "volume"]),
     ("phantom", &["geometry", "volume"]),

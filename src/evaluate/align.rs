@@ -7,7 +7,7 @@
 //! the first difference and both values, unless resampling was asked for ([`resample`]).
 
 use crate::geometry::orientation::{Orientation, Turn};
-use crate::volume::{Affine, Grid, Volume};
+use crate::volume::{Grid, Volume};
 use ndarray::Array3;
 use rayon::prelude::*;
 
@@ -111,16 +111,7 @@ pub fn align<T: Clone>(
 pub fn resample(prediction: &Volume<u16>, reference: &Grid) -> Result<Volume<u16>, Misaligned> {
     let inverse = prediction.grid().affine.inverse();
     let inverse = inverse.ok_or(Misaligned::Singular { side: "prediction" })?;
-    let column = |axis: usize| {
-        inverse.apply_vector(std::array::from_fn(|row| {
-            reference.affine.linear[row][axis]
-        }))
-    };
-    let columns = [column(0), column(1), column(2)];
-    let to_prediction = Affine {
-        linear: std::array::from_fn(|row| columns.map(|column| column[row])),
-        origin_mm: inverse.apply(reference.affine.origin_mm),
-    };
+    let to_prediction = inverse.after(&reference.affine);
     let [nz, ny, nx] = reference.shape;
     let voxels = prediction.data();
     // A negative index becomes one beyond the end.
@@ -218,6 +209,7 @@ fn xyz(zyx: [f64; 3]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::volume::Affine;
 
     fn reference() -> Grid {
         Grid {

@@ -14,6 +14,7 @@ pub mod columns;
 pub mod dataset;
 pub mod describe;
 pub mod export;
+mod folds;
 pub mod gaussian;
 pub mod logit;
 pub mod memory;

@@ -11,6 +11,7 @@
 use super::columns::{self, Column};
 use super::dataset::DatasetInfo;
 use super::export::{Exported, LabelExport, logits_resampler};
+use super::folds::{Folds, flips};
 use super::logit::Logit;
 use super::memory::{MemoryEstimate, Needs};
 use super::model::Model;
@@ -19,16 +20,16 @@ use super::plausibility::doubt;
 use super::predict_error::PredictError;
 use super::preprocess::{Prepared, Preprocessed, Preprocessor, Properties, resample_options};
 use super::slabs::{self, Slabs};
-use super::sliding_window::{Air, ImageSlices, LogitsSink, PatchPredictor, SlidingWindow};
+use super::sliding_window::{Air, ImageSlices, LogitsSink, SlidingWindow};
 use super::window_grid::WindowGrid;
 use crate::geometry::orientation::Turn;
 use crate::geometry::resample::ResampleOptions;
-use crate::nn::{Compute, Executor, LogitsBox, Network, TakeLogits};
+use crate::nn::{Compute, Network};
 use crate::progress::Progress;
 use crate::volume::{Grid, LabelMap, Volume};
 use half::f16;
 use ndarray::Array4;
-use rayon::prelude::*;
+use std::borrow::Borrow;
 
 /// In which type overlapping tiles are added up and logits are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -187,24 +188,28 @@ impl Predictor {
     ///
     /// # Errors
     /// What [`Preprocessor::run`] and [`predict_preprocessed`](Self::predict_preprocessed) return.
-    pub fn predict(
+    pub fn predict<C: Borrow<Volume<f32>>>(
         &self,
-        channels: &[Volume<f32>],
+        channels: &[C],
         previous: Option<&LabelMap>,
         progress: &dyn Progress,
     ) -> Result<Prediction, PredictError> {
         if let Some(first) = channels.first() {
-            self.memory_estimate(first.grid())?
+            self.memory_estimate(first.borrow().grid())?
                 .check(self.options.limit_bytes)?;
         }
-        let turn = match (self.orientation, channels.first()) {
+        let first = channels.first().map(Borrow::borrow);
+        let turn = match (self.orientation, first) {
             (Orientation::Ras, Some(first)) => Turn::to_canonical(&first.grid().affine)?,
             _ => Turn::IDENTITY,
         };
         if turn.is_identity() {
             return self.predict_oriented(channels, previous, progress);
         }
-        let turned: Vec<_> = channels.iter().map(|image| turn.volume(image)).collect();
+        let turned: Vec<_> = channels
+            .iter()
+            .map(|image| turn.volume(image.borrow()))
+            .collect();
         let previous = previous.map(|labels| LabelMap {
             volume: turn.volume(&labels.volume),
             table: labels.table.clone(),
@@ -214,9 +219,7 @@ impl Predictor {
         let back = turn.inverse();
         let labels = back.array(prediction.label_map.volume.data().view());
         // The grid as given: turning its origin there and back could change the last digit.
-        let grid = channels
-            .first()
-            .map_or(prediction.properties.grid, |first| *first.grid());
+        let grid = first.map_or(prediction.properties.grid, |first| *first.grid());
         prediction.label_map = LabelMap::new(labels, grid, prediction.label_map.table)?;
         prediction.probabilities = prediction.probabilities.map(|all| {
             let heads: Vec<_> = all.outer_iter().map(|head| back.view(head)).collect();
@@ -226,9 +229,9 @@ impl Predictor {
     }
 
     /// [`predict`](Self::predict) on channels in the orientation the model's reader would give them.
-    fn predict_oriented(
+    fn predict_oriented<C: Borrow<Volume<f32>>>(
         &self,
-        channels: &[Volume<f32>],
+        channels: &[C],
         previous: Option<&LabelMap>,
         progress: &dyn Progress,
     ) -> Result<Prediction, PredictError> {
@@ -263,9 +266,9 @@ impl Predictor {
     ///
     /// # Errors
     /// As [`Preprocessor::run`].
-    pub fn preprocess(
+    pub fn preprocess<C: Borrow<Volume<f32>>>(
         &self,
-        channels: &[Volume<f32>],
+        channels: &[C],
         previous: Option<&LabelMap>,
         progress: &dyn Progress,
     ) -> Result<Preprocessed, PredictError> {
@@ -352,13 +355,7 @@ impl Predictor {
         progress: &dyn Progress,
     ) -> Result<usize, PredictError> {
         let window = SlidingWindow::new(self.window_grid(properties)?).skipping(air);
-        let mut folds = Folds {
-            networks: &self.networks,
-            patch: self.patch,
-            flips: &self.flips,
-            logits: Vec::new(),
-            current: None,
-        };
+        let mut folds = Folds::new(&self.networks, self.patch, &self.flips);
         window.run(image, &plan.columns, &mut folds, sink, progress)
     }
 
@@ -465,7 +462,7 @@ impl Predictor {
 
     /// What speaks against the channels being what the model was trained on, one line per doubtful channel
     /// with its index. Time: one pass over the intensities.
-    pub fn doubts(&self, channels: &[Volume<f32>]) -> Vec<(usize, String)> {
+    pub fn doubts<C: Borrow<Volume<f32>>>(&self, channels: &[C]) -> Vec<(usize, String)> {
         let names = self.dataset.channel_names.iter();
         names
             .zip(&self.preprocessor.normalization)
@@ -473,128 +470,26 @@ impl Predictor {
             .enumerate()
             .filter_map(|(index, ((name, scheme), image))| {
                 let start = (f32::INFINITY, f32::NEG_INFINITY);
-                let (lowest, highest) = image.data().iter().fold(start, |(low, high), &value| {
-                    (low.min(value), high.max(value))
-                });
+                let (lowest, highest) = image
+                    .borrow()
+                    .data()
+                    .iter()
+                    .fold(start, |(low, high), &value| {
+                        (low.min(value), high.max(value))
+                    });
                 Some((index, doubt(name, scheme, lowest, highest)?))
             })
             .collect()
     }
 
+    /// From now on at most this much memory, as [`PredictOptions::limit_bytes`].
+    pub fn set_limit(&mut self, limit_bytes: u64) {
+        self.options.limit_bytes = limit_bytes;
+        self.preprocessor.limit_bytes = limit_bytes;
+    }
+
     /// How many times the network runs per tile and fold: 1 without mirroring.
     pub fn passes_per_tile(&self) -> usize {
         1 + self.flips.len()
-    }
-}
-
-/// The folds of a model as one predictor; only the fold in use holds activations.
-struct Folds<'n> {
-    networks: &'n [Network],
-    patch: [usize; 3],
-    flips: &'n [[bool; 3]],
-    /// A patch of logits, where mirrored passes are added up.
-    logits: Vec<f32>,
-    current: Option<(usize, Executor<'n>)>,
-}
-
-impl PatchPredictor for Folds<'_> {
-    fn heads(&self) -> usize {
-        self.networks.first().map_or(0, Network::out_channels)
-    }
-
-    fn folds(&self) -> usize {
-        self.networks.len()
-    }
-
-    fn predict(
-        &mut self,
-        fold: usize,
-        patch: &[f32],
-        take: &TakeLogits<'_>,
-    ) -> Result<(), PredictError> {
-        let executor = match self.current.take() {
-            Some(current) if current.0 == fold => current.1,
-            other => {
-                drop(other); // before the next fold's memory is taken
-                self.networks[fold].executor(self.patch)?
-            }
-        };
-        let heads = self.networks[fold].out_channels();
-        let (_, executor) = self.current.insert((fold, executor));
-        if self.flips.is_empty() {
-            return Ok(executor.run_boxes(patch, take)?);
-        }
-        let [depth, height, width] = self.patch;
-        let (plane, voxels) = (height * width, depth * height * width);
-        self.logits.resize(heads * voxels, 0.0);
-        executor.run(patch, &mut self.logits)?;
-        for &flip in self.flips {
-            executor.run_accumulate(patch, flip, &mut self.logits)?;
-        }
-        let passes = (1 + self.flips.len()) as f32;
-        self.logits
-            .par_chunks_mut(plane)
-            .for_each(|plane| plane.iter_mut().for_each(|logit| *logit /= passes));
-        let logits = &self.logits;
-        (0..depth).into_par_iter().for_each(|z| {
-            take(LogitsBox {
-                heads: 0..heads,
-                start: [z, 0, 0],
-                shape: [1, height, width],
-                values: &logits[z * plane..],
-                head_stride: voxels,
-            });
-        });
-        Ok(())
-    }
-}
-
-/// All non-empty combinations of the mirroring axes, fewest axes first and then in lexicographic order
-/// (`itertools.combinations`), as flips of `[z, y, x]`. The order shows in the last bit of the sums.
-fn flips(axes: &[usize], spatial_dims: usize) -> Vec<[bool; 3]> {
-    let mut subsets: Vec<Vec<usize>> = (1_usize..1 << axes.len())
-        .map(|subset| {
-            (0..axes.len())
-                .filter(|&position| subset >> position & 1 == 1)
-                .collect()
-        })
-        .collect();
-    subsets.sort_by(|a, b| a.len().cmp(&b.len()).then_with(|| a.cmp(b)));
-    subsets
-        .into_iter()
-        .map(|subset| {
-            let mut flip = [false; 3];
-            for position in subset {
-                // Axes of a 2-D network are those of the slice.
-                if let Some(flipped) = flip.get_mut(axes[position] + 3 - spatial_dims) {
-                    *flipped = true;
-                }
-            }
-            flip
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn mirrorings_come_in_the_order_of_itertools() {
-        let (o, x) = (false, true);
-        assert_eq!(
-            flips(&[0, 1, 2], 3),
-            [
-                [x, o, o],
-                [o, x, o],
-                [o, o, x],
-                [x, x, o],
-                [x, o, x],
-                [o, x, x],
-                [x, x, x]
-            ]
-        );
-        assert_eq!(flips(&[0, 1], 2), [[o, x, o], [o, o, x], [o, x, x]]);
-        assert!(flips(&[], 3).is_empty());
     }
 }

@@ -24,6 +24,7 @@ use crate::topology::fill_holes;
 use crate::volume::{Grid, LabelMap, Volume};
 use ndarray::{Array2, Array3, Array4, ArrayView2, ArrayView3, Axis, s};
 use rayon::prelude::*;
+use std::borrow::Borrow;
 
 /// What a model prescribes for its input.
 #[derive(Debug, Clone, PartialEq)]
@@ -182,9 +183,9 @@ impl Preprocessor {
     /// Channels that do not fit the model or each other, intensities that are NaN or infinite (where
     /// nnU-Net would spread NaN over the whole result), a label map that is missing, not wanted or of
     /// another shape, a result above `limit_bytes`, [`PredictError::Interrupted`].
-    pub fn run(
+    pub fn run<C: Borrow<Volume<f32>>>(
         &self,
-        channels: &[Volume<f32>],
+        channels: &[C],
         previous: Option<&LabelMap>,
         progress: &dyn Progress,
     ) -> Result<Preprocessed, PredictError> {
@@ -195,9 +196,9 @@ impl Preprocessor {
     ///
     /// # Errors
     /// As [`run`](Self::run).
-    pub fn prepare<'i>(
+    pub fn prepare<'i, C: Borrow<Volume<f32>>>(
         &'i self,
-        channels: &'i [Volume<f32>],
+        channels: &'i [C],
         previous: Option<&LabelMap>,
         progress: &dyn Progress,
     ) -> Result<Prepared<'i>, PredictError> {
@@ -206,6 +207,7 @@ impl Preprocessor {
         let stage = self.check_previous(previous, first.grid())?;
         let bounds = channels
             .iter()
+            .map(Borrow::borrow)
             .filter_map(|channel| BoundingBox::of(channel.data().view(), |&value| value != 0.0))
             .reduce(|a, b| a.union(&b))
             .unwrap_or_else(|| BoundingBox::whole(first.shape()));
@@ -235,7 +237,7 @@ impl Preprocessor {
             if progress.interrupted() {
                 return Err(PredictError::Interrupted);
             }
-            let image = cropped(channel, &bounds);
+            let image = cropped(channel.borrow(), &bounds);
             let mask = prepared.mask.as_ref().map(|mask| mask.view());
             let rule = Rule::of(scheme, image, mask, self.transpose_forward, index)?;
             prepared.channels.push(Channel { image, rule });
@@ -245,13 +247,16 @@ impl Preprocessor {
     }
 
     /// Refuses channels that do not fit; returns the first.
-    fn check<'a>(&self, channels: &'a [Volume<f32>]) -> Result<&'a Volume<f32>, PredictError> {
+    fn check<'a, C: Borrow<Volume<f32>>>(
+        &self,
+        channels: &'a [C],
+    ) -> Result<&'a Volume<f32>, PredictError> {
         let count = PredictError::ChannelCount {
             found: channels.len(),
             expected: self.normalization.len(),
         };
         let first = match channels.first() {
-            Some(first) if channels.len() == self.normalization.len() => first,
+            Some(first) if channels.len() == self.normalization.len() => first.borrow(),
             _ => return Err(count),
         };
         if first.shape().contains(&0) {
@@ -259,7 +264,7 @@ impl Preprocessor {
                 shape: first.shape(),
             });
         }
-        for (channel, volume) in channels.iter().enumerate() {
+        for (channel, volume) in channels.iter().map(Borrow::borrow).enumerate() {
             if volume.shape() != first.shape() {
                 return Err(PredictError::ChannelShape {
                     channel,
@@ -485,12 +490,12 @@ fn copied(view: ArrayView2<'_, f32>) -> Array2<f32> {
 
 /// Voxels where any channel is not zero, holes filled, inside `bounds`. Filling inside the box gives the
 /// same as filling first: all around the box is background.
-fn filled_mask(
-    channels: &[Volume<f32>],
+fn filled_mask<C: Borrow<Volume<f32>>>(
+    channels: &[C],
     bounds: &BoundingBox,
 ) -> Result<Array3<bool>, PredictError> {
     let mut mask = Array3::from_elem(bounds.shape(), false);
-    for channel in channels {
+    for channel in channels.iter().map(Borrow::borrow) {
         ndarray::Zip::from(&mut mask)
             .and(cropped(channel, bounds))
             .for_each(|inside, &value| *inside |= value != 0.0);

@@ -194,12 +194,14 @@ mod tests {
 
     #[test]
     fn stretches_equal_the_whole_image_in_every_bit() {
-        for (spacing_mm, order) in [
-            ([3.0, 1.0, 1.0], [0, 1, 2]),
-            ([2.0, 0.9, 1.1], [0, 1, 2]),
-            ([0.7, 1.2, 1.0], [0, 1, 2]),
-            ([1.2, 4.0, 1.1], [1, 0, 2]),
-            ([1.5, 1.5, 1.5], [2, 1, 0]),
+        for (spacing_mm, order, by_slices) in [
+            ([3.0, 1.0, 1.0], [0, 1, 2], true),
+            ([2.0, 0.9, 1.1], [0, 1, 2], true),
+            ([0.7, 1.2, 1.0], [0, 1, 2], true),
+            ([4.0, 1.2, 1.1], [1, 0, 2], true),
+            // The slices of the network lie across the coarse axis.
+            ([1.2, 4.0, 1.1], [1, 0, 2], false),
+            ([1.5, 1.5, 1.5], [2, 1, 0], true),
         ] {
             let preprocessor = Preprocessor {
                 transpose_forward: order,
@@ -215,6 +217,11 @@ mod tests {
             let images = images([21, 12, 13]);
             let whole = preprocessor.run(&images, None, &Silent).unwrap();
             let depth = whole.properties.network_shape[0];
+            let room = bytes(&preprocessor, &whole.properties, depth).unwrap();
+            assert_eq!(room.is_some(), by_slices, "{spacing_mm:?} {order:?}");
+            if !by_slices {
+                continue;
+            }
             for reach in [1, 8] {
                 let reach = reach.min(depth);
                 let prepared = preprocessor.prepare(&images, None, &Silent).unwrap();

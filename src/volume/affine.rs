@@ -10,6 +10,24 @@ pub struct Affine {
 }
 
 impl Affine {
+    /// The map that moves nothing.
+    pub const IDENTITY: Self = Self {
+        linear: [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]],
+        origin_mm: [0.0; 3],
+    };
+
+    /// The map that applies `first` and then this one.
+    #[must_use]
+    pub fn after(&self, first: &Self) -> Self {
+        let column =
+            |axis: usize| self.apply_vector(std::array::from_fn(|row| first.linear[row][axis]));
+        let columns = [column(0), column(1), column(2)];
+        Self {
+            linear: std::array::from_fn(|row| columns.map(|column| column[row])),
+            origin_mm: self.apply(first.origin_mm),
+        }
+    }
+
     /// Axis-aligned RAS+ affine with voxel steps `spacing_mm` given in `(x, y, z)` order.
     pub fn from_spacing(spacing_mm: [f64; 3], origin_mm: [f64; 3]) -> Self {
         let mut linear = [[0.0; 3]; 3];

@@ -76,6 +76,14 @@ fn prepare(here: &Path) {
     )
     .unwrap();
     symlink(two_channel_model(), here.join("two_channels")).unwrap();
+    super::tasks::models(here);
+    for name in ["early", "late"] {
+        let copy = here.join(format!("{name}.nii.gz"));
+        std::fs::copy(here.join("ct.nii.gz"), copy).unwrap();
+    }
+    let task = "channels = ['A', 'P']\nlabels = ['kidney', 'tumor']\n[[models]]\nmodel = 900\n";
+    let path = here.join("mine.toml");
+    medseg::io::atomic::write(&path, medseg::io::Overwrite::Force, task.as_bytes()).unwrap();
     std::fs::copy(
         one_channel_model().join("dataset.json"),
         here.join("dataset.json"),

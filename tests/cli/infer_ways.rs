@@ -1,7 +1,7 @@
 //! `infer`: the ways to the same labels - instruction sets, precisions, columns, air left out.
 
 use super::infer::{images, report};
-use super::{bytes, code, folder, refuse, run, stderr, stdout, succeed};
+use super::{bytes, code, folder, labels, refuse, run, stderr, stdout, succeed, write};
 use medseg::nn::{Isa, Precision};
 use std::path::Path;
 
@@ -99,7 +99,8 @@ fn columns_keep_the_limit_and_change_nothing() {
         succeed(here.path(), &infer);
     }
     let read = |name| bytes(here.path().join(name));
-    assert!(read("whole.nii")[352..].iter().any(|&byte| byte != 0));
+    let whole = labels(&here.path().join("whole.nii"));
+    assert!(whole.iter().any(|&label| label != 0));
     assert!(read("whole.nii") == read("columns.nii"));
     // A limit that nothing keeps is refused before work, and nothing is left behind.
     let line = refuse(
@@ -122,7 +123,7 @@ fn tiles_of_air_are_left_out_on_request() {
     for voxel in empty[352..].chunks_exact_mut(2) {
         voxel.copy_from_slice(&(-1000_i16).to_le_bytes());
     }
-    std::fs::write(here.path().join("air.nii"), empty).unwrap();
+    write(here.path(), "air.nii", &empty);
     let output = run(here.path(), "infer -i air.nii -o air_out.nii --skip-air");
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     let said = stderr(&output);
@@ -130,8 +131,8 @@ fn tiles_of_air_are_left_out_on_request() {
         said.contains("held only air") && !said.contains(" 0 tile"),
         "{said}"
     );
-    let labels = bytes(here.path().join("air_out.nii"));
-    assert!(labels[352..].iter().all(|&byte| byte == 0));
+    let found = labels(&here.path().join("air_out.nii"));
+    assert!(found.iter().all(|&label| label == 0));
     // A body is found as without.
     succeed(here.path(), "infer -i ct.nii -o usual.nii --step 1");
     succeed(

@@ -8,7 +8,10 @@ mod infer;
 mod infer_ways;
 mod manners;
 mod pipes;
+mod tasks;
 
+use medseg::io::{Limits, nifti};
+use medseg::volume::LabelTable;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -20,7 +23,8 @@ fn medseg(folder: &Path) -> Command {
         .env("MEDSEG_NO_PROGRESS", "1")
         .env_remove("MEDSEG_THREADS")
         .env_remove("MEDSEG_ISA")
-        .env_remove("MEDSEG_MEMORY_LIMIT");
+        .env_remove("MEDSEG_MEMORY_LIMIT")
+        .env_remove("MEDSEG_MODELS");
     command
 }
 
@@ -100,4 +104,15 @@ fn names(folder: &Path) -> Vec<String> {
 fn bytes(path: impl AsRef<Path>) -> Vec<u8> {
     let path = path.as_ref();
     std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The voxels of a label map.
+fn labels(path: &Path) -> Vec<u16> {
+    let (map, _) = nifti::read_label_map(path, LabelTable::default(), &Limits::UNLIMITED).unwrap();
+    map.volume.as_slice().to_vec()
+}
+
+/// A file in `here`, replaced where it exists.
+fn write(here: &Path, name: &str, content: &[u8]) {
+    medseg::io::atomic::write(&here.join(name), medseg::io::Overwrite::Force, content).unwrap();
 }

@@ -5,20 +5,23 @@
 
 mod cascade;
 mod case;
+mod cases;
 mod plan;
+mod shelf;
+mod task;
 
 use crate::context::Context;
 use crate::flags::{Arithmetic, Existing, Report};
-use crate::label_output::LabelFormat;
+use crate::label_output::{LabelFormat, Target};
 use crate::model;
-use crate::outcome::{Outcome, Usage, one_line};
+use crate::outcome::{Outcome, Usage};
 use clap::ValueEnum;
+use medseg::io::batch::Job;
 use medseg::nn::Compute;
 use medseg::nnunet::model::{Fold, Model, ModelOptions};
 use medseg::nnunet::predict::{Accumulate, PredictOptions, Predictor};
-use medseg::provenance::{CaseRecord, Status};
 use serde_json::{Map, Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Segment images with an nnU-Net model
 #[derive(clap::Args)]
@@ -33,6 +36,9 @@ Examples:
   medseg infer -i STUDY/ -m model/ -o organs.dcm
   medseg infer -i t1.nii.gz,t2.nii.gz -m two_channels/ -o tumor.nii.gz --folds 0 --no-mirroring
   medseg infer -i images/ -m model/ -o labels/ --dry-run
+  medseg infer --task totalseg:fast -i ct.nii.gz -o organs/ --per-class --model-dir models/
+  medseg infer --task totalseg --roi-subset liver -i ct.nii.gz -o liver.nii.gz --model-dir models/
+  medseg infer --task mine.toml -i A=early.nii.gz,P=late.nii.gz -o v.nii.gz --model-dir models/
   medseg phantom -o - | medseg infer -i - -o - | medseg info -")]
 pub struct Args {
     /// Images to segment
@@ -44,6 +50,33 @@ pub struct Args {
     /// nnU-Net results folder with plans.json, dataset.json and fold_* [default: the embedded model]
     #[arg(short, long, value_name = "DIR")]
     model: Option<PathBuf>,
+    /// Task to run instead of one model: a built-in name (medseg info --tasks) or a TOML file
+    #[arg(
+        long,
+        value_name = "NAME|FILE",
+        conflicts_with_all = ["model", "folds", "configuration", "previous", "step", "no_mirroring", "postprocessing", "probabilities"]
+    )]
+    task: Option<String>,
+    /// Folder that holds the models of tasks; ~/.totalsegmentator is searched after it
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "MEDSEG_MODELS",
+        hide_env_values = true
+    )]
+    model_dir: Option<PathBuf>,
+    /// Labels of the task to find: only the models they need run, in the region where a rough model sees them
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', requires = "task")]
+    roi_subset: Vec<String>,
+    /// Remove pieces of any label of the task up to this volume, in mm3 [default: none]
+    #[arg(long, value_name = "MM3", requires = "task")]
+    remove_small_blobs: Option<f64>,
+    /// Write a folder with a mask per class, <NAME>.nii.gz, instead of one label map
+    #[arg(long, requires = "task", conflicts_with = "to")]
+    per_class: bool,
+    /// Write one label map, which is the default: understood for scripts of TotalSegmentator
+    #[arg(long, requires = "task", conflicts_with = "per_class")]
+    ml: bool,
     /// Label map to write, a folder for several cases, or - for an uncompressed NIfTI stream
     #[arg(short, long, value_name = "PATH")]
     output: PathBuf,
@@ -132,6 +165,13 @@ impl Args {
         }
     }
 
+    /// Where the label map of a case goes.
+    fn target(&self, job: &Job, cx: &Context) -> anyhow::Result<Target> {
+        let files = job.case.channels.iter().map(PathBuf::as_path);
+        let files: Vec<&Path> = files.collect();
+        self.format.target(&job.output, &job.case.id, &files, cx)
+    }
+
     fn model_options(&self) -> ModelOptions {
         ModelOptions {
             folds: (!self.folds.is_empty()).then(|| self.folds.clone()),
@@ -168,8 +208,11 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
         return Err(Usage("no input: name an image, a folder or - with --input".to_owned()).into());
     }
     let compute = args.arithmetic.compute()?;
+    if let Some(name) = &args.task {
+        return task::run(name, &inputs, args, compute, cx);
+    }
     let model = load_model(args, cx)?;
-    let plan = plan::Plan::new(&inputs, args, &model)?;
+    let plan = plan::Plan::new(&inputs, args, model.dataset.channel_names.len(), None)?;
     let predictor = Predictor::new(
         &model,
         args.predict_options(compute, cx.limits.memory_bytes),
@@ -177,54 +220,24 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
     let first_stage = cascade::FirstStage::find(args, compute, &predictor, cx)?;
     let postprocessing = model::postprocessing(args.postprocessing.as_deref())?;
     if args.dry_run {
-        plan.print(&predictor, &first_stage, cx)?;
+        plan.print(String::new(), cx, |grid| {
+            first_stage.larger(predictor.case_plan(grid)?, grid)
+        })?;
         return Ok(Outcome::Done);
     }
-    plan.create_folder()?;
     let mut report = cx.run_report();
     report.model = Some(serde_json::to_value(model.describe())?);
     report.settings = args.settings(compute);
-    let mut statistics = Map::new();
-    let total = plan.steps.len();
-    for (position, step) in plan.steps.iter().enumerate() {
-        let record = match step {
-            plan::Step::Skip(job) => {
-                cx.say(&format!("{}: exists, skipped", plan::shown_output(job)));
-                plan::record(job, Status::Skipped, None)
-            }
-            plan::Step::Run(job) => {
-                let case = case::Case {
-                    job,
-                    args,
-                    predictor: &predictor,
-                    first_stage: &first_stage,
-                    postprocessing: postprocessing.as_ref(),
-                    cx,
-                };
-                match case.run(position + 1, total, &mut statistics, &mut report.memory) {
-                    Ok(record) => record,
-                    Err(error) if total == 1 => return Err(error),
-                    Err(error) => {
-                        let text = one_line(&error);
-                        cx.say(&format!("error: {text}"));
-                        plan::record(job, Status::Failed, Some(text))
-                    }
-                }
-            }
+    cases::run(args, &plan, report, cx, |job, state| {
+        let case = case::Case {
+            job,
+            args,
+            predictor: &predictor,
+            first_stage: &first_stage,
+            postprocessing: postprocessing.as_ref(),
+            cx,
         };
-        report.cases.push(record);
-    }
-    if let Some(path) = &args.statistics {
-        let mut text = serde_json::to_vec_pretty(&Value::Object(statistics))?;
-        text.push(b'\n');
-        medseg::io::atomic::write(path, args.existing.overwrite(), &text)?;
-    }
-    let failed = failures(&report.cases, cx);
-    cx.write_run_report(report, args.report.report.as_deref())?;
-    Ok(if failed {
-        Outcome::SomeFailed
-    } else {
-        Outcome::Done
+        case.run(state)
     })
 }
 
@@ -236,28 +249,4 @@ fn load_model(args: &Args, cx: &Context) -> anyhow::Result<Model> {
             model::embedded(&args.model_options())
         }
     }
-}
-
-/// Names the failed cases once more at the end of a batch.
-fn failures(cases: &[CaseRecord], cx: &Context) -> bool {
-    let failed: Vec<&CaseRecord> = cases
-        .iter()
-        .filter(|case| case.status == Status::Failed)
-        .collect();
-    if failed.is_empty() {
-        return false;
-    }
-    cx.say(&format!(
-        "{} of {} cases failed:",
-        failed.len(),
-        cases.len()
-    ));
-    for case in failed {
-        cx.say(&format!(
-            "  {}: {}",
-            case.case,
-            case.error.as_deref().unwrap_or("unknown")
-        ));
-    }
-    true
 }

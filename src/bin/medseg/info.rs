@@ -1,7 +1,9 @@
 //! `medseg info`: what a volume, model folder or model file holds.
 //!
 //! Everything is parsed whole, so that a broken file is refused here and not at 3 a.m. in a batch; `--header` stops
-//! after the header of a volume, which is instant for files of any size.
+//! after the header of a volume, which is instant for files of any size. `--tasks` lists what `infer --task` can do.
+
+mod task_list;
 
 use crate::context::{Context, print_json, print_text};
 use crate::model;
@@ -21,6 +23,8 @@ use std::path::{Path, PathBuf};
 Examples:
   medseg info ct.nii.gz
   medseg info --header --json ct.nii.gz
+  medseg info --tasks
+  medseg info --tasks totalseg:fast --json
   medseg info nnUNetTrainer__nnUNetPlans__3d_fullres
   medseg phantom --size 64,64,40 -o - | medseg info -")]
 pub struct Args {
@@ -33,12 +37,23 @@ pub struct Args {
         long,
         value_name = "PATH",
         conflicts_with = "path",
-        required_unless_present = "path"
+        required_unless_present_any = ["path", "tasks"]
     )]
     input: Option<PathBuf>,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
+    /// List the tasks of `infer --task`, or show the one that PATH names
+    #[arg(long)]
+    tasks: bool,
+    /// Folder that holds the models of tasks; ~/.totalsegmentator is searched after it
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "MEDSEG_MODELS",
+        hide_env_values = true
+    )]
+    model_dir: Option<PathBuf>,
     /// Read the header of a volume only; its voxels are not verified
     #[arg(long)]
     header: bool,
@@ -49,11 +64,11 @@ const MOST_LABELS: usize = 256;
 
 /// Runs the command.
 pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
-    let path = args
-        .path
-        .as_deref()
-        .or(args.input.as_deref())
-        .unwrap_or(Path::new("-"));
+    let path = args.path.as_deref().or(args.input.as_deref());
+    if args.tasks {
+        return task_list::run(path, args.model_dir.as_deref(), args.json);
+    }
+    let path = path.unwrap_or(Path::new("-"));
     let description = describe_path(path, args.header, cx)?;
     if args.json {
         print_json(&description)?;

@@ -1,13 +1,14 @@
 //! Resampling volumes to other shapes and spacings.
 //!
 //! Medical pipelines disagree in the details of "resize", and every detail moves voxels. This module
-//! implements three conventions and names the tool of each:
+//! implements these conventions and names the tool of each:
 //!
 //! | convention | function | tool |
 //! |---|---|---|
 //! | aligned outer faces, splines of order 0, 1, 3 | [`resize`], [`LinearResampler`] | `skimage.transform.resize` |
 //! | the same, with anisotropic axes handled apart | [`resample_to_shape`], [`resample_labels`] | nnU-Net |
 //! | the same, linear in `f32` | [`resize_torch`] | nnU-Net's `resample_torch_fornnunet` |
+//! | places in the patient, linear | [`resample_to_grid`] | `SimpleITK.Resample` |
 //! | aligned voxel centres | [`zoom_to_shape`], [`zoom_to_spacing`] | `scipy.ndimage.zoom`, `TotalSegmentator` |
 //!
 //! Arithmetic is `f64`; values are stored in the caller's type ([`Sample`]). Work is split over
@@ -23,6 +24,7 @@ mod nnunet;
 mod sample;
 mod slices;
 mod torch;
+mod world;
 mod zoom;
 
 pub use axis::Alignment;
@@ -36,6 +38,7 @@ pub use nnunet::{
 pub use sample::Sample;
 pub use slices::SliceResampler;
 pub use torch::resize_torch;
+pub use world::resample_to_grid;
 pub use zoom::{zoom_to_shape, zoom_to_spacing, zoomed_grid, zoomed_shape};
 
 use ndarray::{Array3, ArrayView3};
@@ -84,6 +87,9 @@ pub enum ResampleError {
         /// The refused spacing, `[z, y, x]`.
         spacing_mm: [f64; 3],
     },
+    /// A volume whose place in the patient is unknown.
+    #[error("the affine is singular or not finite: the volume has no place in the patient")]
+    Singular,
     /// A separate axis that is no axis.
     #[error("axis {axis} does not exist: axes are 0 (z), 1 (y) and 2 (x)")]
     Axis {

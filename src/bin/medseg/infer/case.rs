@@ -2,6 +2,7 @@
 
 use super::Args;
 use super::cascade::FirstStage;
+use super::cases::{Clock, State, channel_name, check_positions, checksums};
 use super::plan::{record, shown_inputs, shown_memory, shown_output};
 use crate::context::Context;
 use crate::label_output::Target;
@@ -12,14 +13,9 @@ use medseg::io::nifti::{self, Header};
 use medseg::nnunet::postprocess::Postprocessing;
 use medseg::nnunet::predict::{Prediction, Predictor};
 use medseg::nnunet::statistics::label_statistics;
-use medseg::provenance::{CaseRecord, InputFile, Memory, Phase, Status};
-use medseg::volume::{Grid, GridMismatch, Volume};
-use serde_json::{Map, Value};
+use medseg::provenance::{CaseRecord, Memory, Status};
+use medseg::volume::{Grid, Volume};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
-
-/// Distance between corresponding voxels of two channels above which a warning is due.
-const CHANNEL_TOLERANCE_MM: f64 = 1e-3;
 
 /// A case with what it needs.
 pub struct Case<'a> {
@@ -36,17 +32,11 @@ impl Case<'_> {
     ///
     /// # Errors
     /// Anything that prevents the label map from being written; nothing is left behind then.
-    pub fn run(
-        &self,
-        number: usize,
-        total: usize,
-        statistics: &mut Map<String, Value>,
-        memory: &mut Memory,
-    ) -> anyhow::Result<CaseRecord> {
+    pub fn run(&self, state: &mut State) -> anyhow::Result<CaseRecord> {
         let id = self.job.case.id.to_string_lossy().into_owned();
         let mut clock = Clock::new();
-        let target = self.target()?;
-        let (channels, header) = self.read(memory)?;
+        let target = self.args.target(self.job, self.cx)?;
+        let (channels, header) = self.read(&mut state.memory)?;
         clock.phase("read");
         let progress = self.cx.progress(&id);
         let previous = self
@@ -76,8 +66,9 @@ impl Case<'_> {
         clock.phase("write");
         if self.args.statistics.is_some() {
             let rows = label_statistics(&prediction.label_map, channels.first());
-            statistics.insert(id, serde_json::to_value(rows)?);
+            state.statistics.insert(id, serde_json::to_value(rows)?);
         }
+        let [number, total] = state.position;
         self.cx.say(&format!(
             "[{number}/{total}] wrote {} ({:.1} s)",
             shown_output(self.job),
@@ -86,7 +77,7 @@ impl Case<'_> {
         let mut record = record(self.job, Status::Done, None);
         record.outputs = outputs;
         if self.args.report.report.is_some() {
-            record.inputs = self.checksums()?;
+            record.inputs = checksums(self.job)?;
             clock.phase("checksums");
         }
         for phase in &clock.phases {
@@ -121,33 +112,14 @@ impl Case<'_> {
         Ok((channels, header))
     }
 
-    /// Refuses channels of different places in the patient and warns of doubtful ones.
     fn check_channels(&self, channels: &[Volume<f32>]) -> anyhow::Result<()> {
-        let name = |index: usize| match self.job.case.channels.get(index) {
-            Some(path) => display_name(path),
-            None => format!("channel {index}"),
-        };
-        let Some((first, others)) = channels.split_first() else {
-            return Ok(());
-        };
-        for (index, other) in others.iter().enumerate() {
-            anyhow::ensure!(
-                other.grid().overlaps(first.grid()),
-                "{} and {} do not overlap: expected channels of one patient in one position",
-                name(0),
-                name(index + 1)
-            );
-            if let Err(mismatch @ GridMismatch::Position { .. }) = other
-                .grid()
-                .check_matches(first.grid(), CHANNEL_TOLERANCE_MM)
-            {
-                let text = format!("{} against {}: {mismatch}", name(index + 1), name(0));
-                self.cx.warn("channel position", &text);
-            }
+        let elsewhere = check_positions(self.job, channels)?;
+        if let Some(text) = elsewhere.first() {
+            self.cx.warn("channel position", text);
         }
         for (index, doubt) in self.predictor.doubts(channels) {
-            self.cx
-                .warn("intensities", &format!("{} {doubt}", name(index)));
+            let name = channel_name(self.job, index);
+            self.cx.warn("intensities", &format!("{name} {doubt}"));
         }
         Ok(())
     }
@@ -165,14 +137,6 @@ impl Case<'_> {
             None => self.cx.detail(&text),
         }
         Ok(())
-    }
-
-    /// Where the label map goes.
-    fn target(&self) -> anyhow::Result<Target> {
-        let files = self.job.case.channels.iter().map(PathBuf::as_path);
-        let files: Vec<&Path> = files.collect();
-        let (output, id) = (&self.job.output, &self.job.case.id);
-        self.args.format.target(output, id, &files, self.cx)
     }
 
     fn write(
@@ -199,18 +163,6 @@ impl Case<'_> {
         target.save(output, map, &header.geometry, &[], overwrite)?;
         Ok(outputs)
     }
-
-    fn checksums(&self) -> anyhow::Result<Vec<InputFile>> {
-        let files = self.job.case.channels.iter();
-        files
-            .map(|path| {
-                if path == Path::new("-") {
-                    return Ok(InputFile::standard_input());
-                }
-                Ok(InputFile::of(path)?)
-            })
-            .collect()
-    }
 }
 
 /// `case.nii.gz` to `case_probabilities.nii.gz`, beside it.
@@ -218,36 +170,4 @@ fn probabilities_path(output: &Path) -> PathBuf {
     let mut name = case_name(output);
     name.push("_probabilities.nii.gz");
     output.with_file_name(name)
-}
-
-/// Seconds per phase.
-struct Clock {
-    started: Instant,
-    last: Instant,
-    phases: Vec<Phase>,
-}
-
-impl Clock {
-    fn new() -> Self {
-        let now = Instant::now();
-        Self {
-            started: now,
-            last: now,
-            phases: Vec::new(),
-        }
-    }
-
-    /// Ends the phase that has been running since the last call.
-    fn phase(&mut self, name: &str) {
-        let now = Instant::now();
-        self.phases.push(Phase {
-            name: name.to_owned(),
-            seconds: (now - self.last).as_secs_f64(),
-        });
-        self.last = now;
-    }
-
-    fn total(&self) -> f64 {
-        self.started.elapsed().as_secs_f64()
-    }
 }

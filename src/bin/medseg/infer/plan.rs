@@ -1,14 +1,13 @@
 //! Which case goes where, decided before any work starts.
 
 use super::Args;
-use super::cascade::FirstStage;
 use crate::context::{Context, print_text};
 use crate::outcome::Usage;
 use medseg::io::batch::{self, Job};
 use medseg::io::{Overwrite, atomic, display_name};
-use medseg::nnunet::model::Model;
-use medseg::nnunet::predict::{CasePlan, Predictor};
+use medseg::nnunet::predict::CasePlan;
 use medseg::provenance::{CaseRecord, Status};
+use medseg::volume::Grid;
 use std::path::{Path, PathBuf};
 
 /// What happens to a case.
@@ -27,18 +26,26 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Finds the cases and their outputs, and checks that every output may be written.
+    /// Finds the cases of `channels` files and their outputs, and checks that every output may be written. With
+    /// `classes` a case's output is a folder of files called so.
     ///
     /// # Errors
     /// A missing input or channel, two cases with one output, an output that exists.
-    pub fn new(inputs: &[PathBuf], args: &Args, model: &Model) -> anyhow::Result<Self> {
-        let channels = model.dataset.channel_names.len();
+    pub fn new(
+        inputs: &[PathBuf],
+        args: &Args,
+        channels: usize,
+        classes: Option<&[String]>,
+    ) -> anyhow::Result<Self> {
         let cases = batch::find_cases(inputs, Some(channels))?;
-        let jobs = cases.jobs(&args.output, args.format.ending())?;
+        let jobs = match classes {
+            None => cases.jobs(&args.output, args.format.ending())?,
+            Some(_) => class_folders(cases, &args.output)?,
+        };
         let is_folder = jobs.iter().any(|job| job.output != args.output);
         // A folder that is still to be made holds nothing that could be replaced.
         let is_new_folder = is_folder && !args.output.exists();
-        if !is_folder {
+        if !is_folder && classes.is_none() {
             args.format.check_name(&args.output)?;
         }
         if args.probabilities && args.output == Path::new("-") {
@@ -53,8 +60,7 @@ impl Plan {
         };
         let mut steps = Vec::with_capacity(jobs.len());
         for job in jobs {
-            let is_skipped = !is_new_folder
-                && atomic::check_output(&job.output, overwrite)? == atomic::Plan::Skip;
+            let is_skipped = !is_new_folder && is_done(&job.output, classes, overwrite)?;
             steps.push(if is_skipped {
                 Step::Skip(job)
             } else {
@@ -84,22 +90,28 @@ impl Plan {
         Ok(())
     }
 
-    /// Prints case, output and memory of every case on stdout.
+    /// How many cases are to be done.
+    pub fn to_run(&self) -> usize {
+        let steps = self.steps.iter();
+        steps.filter(|step| matches!(step, Step::Run(_))).count()
+    }
+
+    /// Prints `text`, then case, output and memory of every case on stdout; `case_plan` says how an image of a grid
+    /// is going to be predicted.
     ///
     /// # Errors
     /// When an input's header cannot be read or stdout cannot be written.
     pub fn print(
         &self,
-        predictor: &Predictor,
-        first_stage: &FirstStage,
+        mut text: String,
         cx: &Context,
+        mut case_plan: impl FnMut(&Grid) -> anyhow::Result<CasePlan>,
     ) -> anyhow::Result<()> {
-        let mut text = String::new();
         for step in &self.steps {
             let line = match step {
                 Step::Skip(job) => format!("{}: skip, exists", shown_output(job)),
                 Step::Run(job) => {
-                    let plan = case_plan(job, predictor, first_stage, cx)?;
+                    let plan = case_plan(&case_grid(job, cx)?)?;
                     format!(
                         "{} -> {}: {}",
                         shown_inputs(job),
@@ -113,6 +125,45 @@ impl Plan {
         }
         print_text(&text)
     }
+}
+
+/// Outputs of cases that are folders of classes: the output itself for one case, a folder in it for each of several.
+fn class_folders(cases: batch::Cases, output: &Path) -> anyhow::Result<Vec<Job>> {
+    if output == Path::new("-") || output.is_file() {
+        let shown = display_name(output);
+        let text = format!("--per-class writes a file per class: expected a folder, not {shown}");
+        return Err(Usage(text).into());
+    }
+    if cases.is_batch {
+        return Ok(cases.jobs(&output.join(""), "")?);
+    }
+    let jobs = cases.cases.into_iter().map(|case| Job {
+        case,
+        output: output.to_owned(),
+    });
+    Ok(jobs.collect())
+}
+
+/// Whether all files of a case are there and may stay.
+///
+/// # Errors
+/// A file that is there and may not be replaced.
+fn is_done(
+    output: &Path,
+    classes: Option<&[String]>,
+    overwrite: Overwrite,
+) -> anyhow::Result<bool> {
+    let Some(classes) = classes else {
+        return Ok(atomic::check_output(output, overwrite)? == atomic::Plan::Skip);
+    };
+    if !output.exists() {
+        return Ok(false);
+    }
+    let mut all = true;
+    for class in classes {
+        all &= atomic::check_output(&output.join(class), overwrite)? == atomic::Plan::Skip;
+    }
+    Ok(all)
 }
 
 /// What a case takes and what the limit costs, in one line.
@@ -129,13 +180,8 @@ pub fn shown_memory(plan: &CasePlan, limit_bytes: u64) -> String {
     text
 }
 
-/// How a case will be predicted, from the header of its first file: the stage that takes more memory.
-fn case_plan(
-    job: &Job,
-    predictor: &Predictor,
-    first_stage: &FirstStage,
-    cx: &Context,
-) -> anyhow::Result<CasePlan> {
+/// The grid of a case, from the header of its first file.
+fn case_grid(job: &Job, cx: &Context) -> anyhow::Result<Grid> {
     let first = job.case.channels.first().cloned().unwrap_or_default();
     if first == Path::new("-") {
         return Err(Usage(
@@ -143,8 +189,7 @@ fn case_plan(
         )
         .into());
     }
-    let grid = cx.open(&first)?.header().grid;
-    first_stage.larger(predictor.case_plan(&grid)?, &grid)
+    Ok(cx.open(&first)?.header().grid)
 }
 
 /// The files of a case for people.
