@@ -76,6 +76,9 @@ pub struct CaseRecord {
     /// The error of a failed case.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// What the command says of the case besides, beside the other fields.
+    #[serde(flatten)]
+    pub fields: serde_json::Map<String, serde_json::Value>,
 }
 
 impl CaseRecord {
@@ -88,6 +91,7 @@ impl CaseRecord {
             outputs: Vec::new(),
             phases: Vec::new(),
             error: None,
+            fields: serde_json::Map::new(),
         }
     }
 }

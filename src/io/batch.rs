@@ -56,6 +56,16 @@ pub struct Job {
     pub output: PathBuf,
 }
 
+impl Job {
+    /// The file of a case of one, the first channel of others.
+    pub fn input(&self) -> &Path {
+        self.case
+            .channels
+            .first()
+            .map_or(Path::new(""), PathBuf::as_path)
+    }
+}
+
 /// The cases of a command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cases {

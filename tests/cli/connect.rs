@@ -173,7 +173,7 @@ fn a_folder_goes_on_after_a_broken_case_and_resumes() {
     let again = run(here.path(), "vessel-connect -i in -o out --skip-existing");
     assert_eq!(code(&again), 3);
     assert!(
-        stderr(&again).contains("a: exists, skipped"),
+        stderr(&again).contains("out/a.nii.gz: exists, skipped"),
         "{}",
         stderr(&again)
     );

@@ -81,7 +81,7 @@ fn prepare(here: &Path) {
         let copy = here.join(format!("{name}.nii.gz"));
         std::fs::copy(here.join("ct.nii.gz"), copy).unwrap();
     }
-    let task = "channels = ['A', 'P']\nlabels = ['kidney', 'tumor']\n[[models]]\nmodel = 900\n";
+    let task = "channels = ['A', 'P']\nlabels = ['kidney', 'tumor']\nmirroring = false\nstep = 1.0\n[[models]]\nmodel = 900\n";
     let path = here.join("mine.toml");
     medseg::io::atomic::write(&path, medseg::io::Overwrite::Force, task.as_bytes()).unwrap();
     std::fs::copy(
@@ -89,6 +89,21 @@ fn prepare(here: &Path) {
         here.join("dataset.json"),
     )
     .unwrap();
+}
+
+/// All that is in a folder; links stay links.
+fn copy(from: &Path, to: &Path) {
+    for name in names(from) {
+        let (from, to) = (from.join(&name), to.join(&name));
+        if from.is_symlink() {
+            symlink(std::fs::read_link(&from).unwrap(), &to).unwrap();
+        } else if from.is_dir() {
+            std::fs::create_dir(&to).unwrap();
+            copy(&from, &to);
+        } else {
+            std::fs::copy(&from, &to).unwrap();
+        }
+    }
 }
 
 /// A DICOM series on the grid of the label map.
@@ -108,10 +123,12 @@ fn study(here: &Path) {
 
 #[test]
 fn every_example_in_the_help_runs() {
+    let prepared = folder();
+    prepare(prepared.path());
     for command in COMMANDS {
         for example in examples(command) {
             let here = folder();
-            prepare(here.path());
+            copy(prepared.path(), here.path());
             if example.contains("-i organs.nii.gz") {
                 std::fs::copy(
                     here.path().join("case/pred.nii.gz"),

@@ -1,17 +1,20 @@
 //! `medseg convert`: volumes between formats and orientations, models to safetensors.
 
+use crate::cases::{self, Cases};
 use crate::context::Context;
-use crate::flags::Existing;
+use crate::flags::{Existing, RunOutput};
 use crate::label_output::LabelFormat;
 use crate::labels::read_table;
 use crate::model;
 use crate::outcome::{Outcome, Usage};
 use medseg::dicom;
 use medseg::geometry::orientation::{Orientation, Turn};
-use medseg::io::atomic;
-use medseg::io::batch;
+use medseg::io::Overwrite;
+use medseg::io::atomic::{self, Plan};
+use medseg::io::batch::{self, Case, Job};
+use medseg::io::display_name;
 use medseg::io::nifti::{self, Geometry, Sample, Voxels};
-use medseg::io::{Overwrite, display_name};
+use medseg::provenance::{CaseRecord, InputFile, Status};
 use medseg::volume::{Grid, Volume};
 use std::path::{Path, PathBuf};
 
@@ -22,6 +25,7 @@ The voxel type is kept. A file with scl_slope is written as float32 with the sca
 
 Examples:
   medseg convert -i ct.nii.gz -o ct.nii
+  medseg convert -i images/ -o nrrd/ --to nrrd --skip-existing
   medseg convert -i labels.nii.gz -o labels.seg.nrrd
   medseg convert -i ct.nii.gz -o ct_ras.nii.gz --orientation RAS
   medseg convert -i STUDY/ -o scan.nii.gz --sidecar
@@ -29,13 +33,13 @@ Examples:
   medseg convert -i labels.nii.gz -o contours.dcm --to rtstruct --reference STUDY/
   medseg convert --model nnUNetTrainer__nnUNetPlans__3d_fullres -o model_safetensors")]
 pub struct Args {
-    /// Volume to read; - for standard input
-    #[arg(short, long, value_name = "FILE", required_unless_present = "model")]
-    input: Option<PathBuf>,
+    /// Volume, DICOM series, folder of volumes, or - for standard input; can be given several times
+    #[arg(short, long, value_name = "PATH", required_unless_present = "model")]
+    input: Vec<PathBuf>,
     /// Model folder whose checkpoints become safetensors
     #[arg(long, value_name = "DIR", conflicts_with = "input")]
     model: Option<PathBuf>,
-    /// Volume (.nii, .nii.gz, .nrrd, .mha or -), label map (also .dcm) or model folder to write
+    /// Volume (.nii, .nii.gz, .nrrd, .mha or -), label map (also .dcm), folder for several, or model folder to write
     #[arg(short, long, value_name = "PATH")]
     output: PathBuf,
     /// Axis directions of the output, for example RAS; voxels keep their place [default: as the input]
@@ -50,42 +54,107 @@ pub struct Args {
     /// names and units of BIDS
     #[arg(long, conflicts_with = "model")]
     sidecar: bool,
-    /// Replace outputs that exist
+    /// Say which file goes where, and stop
     #[arg(long)]
-    force: bool,
+    dry_run: bool,
+    #[command(flatten)]
+    existing: Existing,
+    #[command(flatten)]
+    run: RunOutput,
 }
 
 /// Runs the command.
 pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
-    let existing = Existing {
-        force: args.force,
-        skip_existing: false,
-    };
-    if let Some(model) = &args.model {
-        return model::convert_model(model, &args.output, existing.overwrite(), cx);
-    }
-    let Some(input) = &args.input else {
-        return Err(Usage("one of --input and --model is needed".to_owned()).into());
-    };
-    args.format.check_name(&args.output)?;
-    atomic::check_distinct(input, &args.output)?;
-    atomic::check_output(&args.output, existing.overwrite())?;
+    args.run.check(&args.output)?;
+    let jobs = args.jobs()?;
     let target = args
         .orientation
         .as_deref()
         .map(parse_orientation)
         .transpose()?;
-    if args.format.is_dicom(&args.output) {
-        return save_labels(input, args, existing.overwrite(), cx);
+    let is_folder = jobs.iter().any(|job| job.output != args.output);
+    if !is_folder && args.model.is_none() {
+        args.format.check_name(&args.output)?;
     }
-    let sidecar = sidecar(input, args, existing.overwrite(), cx)?;
+    for job in &jobs {
+        atomic::check_distinct(job.input(), &job.output)?;
+    }
+    let plans = match &args.model {
+        Some(_) => vec![args.existing.plan_in(&args.output, "dataset.json")?],
+        None => args.existing.plan_jobs(&jobs, &args.output)?,
+    };
+    if args.dry_run {
+        for (job, plan) in jobs.iter().zip(plans) {
+            cx.say(&cases::planned(plan, &display_name(&job.output)));
+        }
+        return Ok(Outcome::Done);
+    }
+    if is_folder {
+        atomic::create_folder(&args.output)?;
+    }
+    let mut cases = Cases::new(cx, &args.run, jobs.len());
+    for (job, plan) in jobs.iter().zip(plans) {
+        let name = job.case.id.to_string_lossy();
+        if plan == Plan::Skip {
+            cases.skip(&name, &display_name(&job.output));
+        } else {
+            cases.run(&name, || convert(job, target, args, cx));
+        }
+    }
+    cases.finish()
+}
+
+impl Args {
+    /// What becomes what.
+    fn jobs(&self) -> anyhow::Result<Vec<Job>> {
+        let Some(model) = &self.model else {
+            let cases = batch::find_cases(&self.input, Some(1))?;
+            return Ok(cases.jobs(&self.output, self.format.ending())?);
+        };
+        Ok(vec![Job {
+            case: Case {
+                id: batch::case_name(model),
+                channels: vec![model.clone()],
+            },
+            output: self.output.clone(),
+        }])
+    }
+}
+
+fn convert(
+    job: &Job,
+    target: Option<Orientation>,
+    args: &Args,
+    cx: &Context,
+) -> anyhow::Result<CaseRecord> {
+    let input = job.input();
+    let overwrite = args.existing.overwrite();
+    let mut record = CaseRecord::new(job.case.id.to_string_lossy(), Status::Done);
+    record.outputs.push(display_name(&job.output));
+    record
+        .inputs
+        .push(InputFile::named(input, args.run.is_wanted())?);
+    if args.model.is_some() {
+        model::convert_model(input, &job.output, overwrite, cx)?;
+        return Ok(record);
+    }
+    if args.format.is_dicom(&job.output) {
+        save_labels(job, args, cx)?;
+        return Ok(record);
+    }
+    let sidecar = sidecar(job, args, cx)?;
     let image = cx.open(input)?.into_image()?;
     for warning in &image.header.warnings {
         cx.warn("header", &format!("{}: {warning}", display_name(input)));
     }
+    // The volume comes last: where it is, everything of the case is.
+    if let Some((path, text)) = sidecar {
+        atomic::write(&path, overwrite, &text)?;
+        record.outputs.push(display_name(&path));
+    }
     let out = Output {
-        path: &args.output,
-        overwrite: existing.overwrite(),
+        path: &job.output,
+        overwrite,
         grid: *image.grid(),
         geometry: image.geometry(),
         extensions: &image.extensions,
@@ -96,57 +165,44 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
     } else {
         save_stored(&out, &image.voxels)?;
     }
-    if let Some((path, text)) = sidecar {
-        atomic::write(&path, existing.overwrite(), &text)?;
-    }
-    Ok(Outcome::Done)
+    Ok(record)
 }
 
 /// Name and content of the sidecar, where one is asked for.
-fn sidecar(
-    input: &Path,
-    args: &Args,
-    overwrite: Overwrite,
-    cx: &Context,
-) -> anyhow::Result<Option<(PathBuf, Vec<u8>)>> {
+fn sidecar(job: &Job, args: &Args, cx: &Context) -> anyhow::Result<Option<(PathBuf, Vec<u8>)>> {
     if !args.sidecar {
         return Ok(None);
     }
-    if args.output == Path::new("-") || !dicom::is_study(input) {
+    if job.output == Path::new("-") || !dicom::is_study(job.input()) {
         return Err(Usage("--sidecar needs a DICOM series and a file to write".to_owned()).into());
     }
-    let mut name = batch::case_name(&args.output);
+    let mut name = batch::case_name(&job.output);
     name.push(".json");
-    let path = args.output.with_file_name(name);
-    atomic::check_output(&path, overwrite)?;
-    let mut text = serde_json::to_vec_pretty(&cx.facts(input)?)?;
+    let path = job.output.with_file_name(name);
+    atomic::check_output(&path, args.existing.overwrite())?;
+    let mut text = serde_json::to_vec_pretty(&cx.facts(job.input())?)?;
     text.push(b'\n');
     Ok(Some((path, text)))
 }
 
 /// Writes a label map as a DICOM object.
-fn save_labels(
-    input: &Path,
-    args: &Args,
-    overwrite: Overwrite,
-    cx: &Context,
-) -> anyhow::Result<Outcome> {
+fn save_labels(job: &Job, args: &Args, cx: &Context) -> anyhow::Result<()> {
     if args.orientation.is_some() {
         return Err(
             Usage("--orientation: a DICOM object has the axes of its series".to_owned()).into(),
         );
     }
-    let case = batch::case_name(input);
-    let target = args.format.target(&args.output, &case, &[], cx)?;
-    let reader = cx.open(input)?;
+    let target = args.format.target(&job.output, &job.case.id, &[], cx)?;
+    let reader = cx.open(job.input())?;
     let extensions = reader.extensions().to_vec();
     let table = args.labels.as_deref().map(read_table).transpose()?;
     let (map, header) = reader.into_label_map(table.unwrap_or_default())?;
     for warning in &header.warnings {
-        cx.warn("header", &format!("{}: {warning}", display_name(input)));
+        let shown = display_name(job.input());
+        cx.warn("header", &format!("{shown}: {warning}"));
     }
-    target.save(&args.output, &map, &header.geometry, &extensions, overwrite)?;
-    Ok(Outcome::Done)
+    let overwrite = args.existing.overwrite();
+    target.save(&job.output, &map, &header.geometry, &extensions, overwrite)
 }
 
 struct Output<'a> {

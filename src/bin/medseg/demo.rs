@@ -7,19 +7,23 @@ mod repair;
 mod scores;
 mod surfaces;
 
+use crate::cases::{self, Cases};
 use crate::context::{Context, print_text};
+use crate::flags::{Existing, RunOutput};
 use crate::model;
 use crate::outcome::Outcome;
 use crate::phantom::CaseFiles;
 use crate::sample;
 use anyhow::Context as _;
+use medseg::io::atomic::Plan;
 use medseg::io::nifti::{self, Geometry};
-use medseg::io::{Overwrite, atomic, display_name, labels};
+use medseg::io::{atomic, display_name, labels};
 use medseg::metrics::overlap::{LabelAgreement, compare_labels};
 use medseg::nnunet::model::ModelOptions;
 use medseg::nnunet::predict::{PredictOptions, Predictor};
 use medseg::nnunet::statistics::{LabelStatistics, label_statistics};
 use medseg::phantom::{DamageOptions, Options, Phantom};
+use medseg::provenance::{CaseRecord, Status};
 use medseg::volume::{LabelMap, LabelTable, Volume};
 use medseg::{template, tissue};
 use std::path::PathBuf;
@@ -43,19 +47,50 @@ pub struct Args {
         hide_default_value = true
     )]
     seed: u64,
-    /// Replace files of an earlier run
+    /// Say what would be written, and stop
     #[arg(long)]
-    force: bool,
+    dry_run: bool,
+    #[command(flatten)]
+    existing: Existing,
+    #[command(flatten)]
+    run: RunOutput,
 }
 
 /// Runs the command.
 pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
-    let started = Instant::now();
-    let overwrite = if args.force {
-        Overwrite::Force
+    args.run.check(&args.output)?;
+    // The page is the last file: where it is, all are.
+    let shown = display_name(&args.output);
+    let plan = args.existing.plan_in(&args.output, scores::PAGE)?;
+    if args.dry_run {
+        cx.say(&cases::planned(plan, &shown));
+        return Ok(Outcome::Done);
+    }
+    let mut cases = Cases::new(cx, &args.run, 1);
+    let seed = format!("seed {}", args.seed);
+    if plan == Plan::Skip {
+        cases.skip(&seed, &shown);
     } else {
-        Overwrite::Refuse
-    };
+        cases.run(&seed, || chain(args, &seed, cx));
+    }
+    cases.finish()
+}
+
+impl Args {
+    /// Shows a table on stdout, or on stderr where the run report goes to stdout.
+    fn print(&self, text: &str, cx: &Context) -> anyhow::Result<()> {
+        if self.run.json {
+            cx.say(text.trim_end());
+            return Ok(());
+        }
+        print_text(text)
+    }
+}
+
+/// Makes and writes everything.
+fn chain(args: &Args, seed: &str, cx: &Context) -> anyhow::Result<CaseRecord> {
+    let started = Instant::now();
+    let overwrite = args.existing.overwrite_companions();
     let case = CaseFiles::new(&args.output, overwrite);
     let labels_path = case.path("segmentation.nii.gz");
     let statistics_path = case.path("statistics.json");
@@ -108,13 +143,14 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
     atomic::write(&statistics_path, overwrite, &text)?;
 
     let agreement = compare_labels(found.volume.data().view(), truth.volume.data().view())?;
-    print_text(&table(&statistics, &agreement))?;
+    args.print(&table(&statistics, &agreement), cx)?;
 
     let (damaged, faults) = phantom.damaged(&truth, &DamageOptions::default())?;
     let repaired = repair::repair(&damaged)?;
     let extensions = labels::with_table(&[], &repaired.table);
     nifti::save_label_map(&repaired_path, &repaired, &geometry, extensions, overwrite)?;
-    print_text(&repair::table(&truth, &damaged, &repaired, &faults)?)?;
+    let text = repair::table(&truth, &damaged, &repaired, &faults)?;
+    args.print(&text, cx)?;
     surfaces::write(&args.output, overwrite, &found, cx.limits.memory_bytes)?;
     scores::write(&args.output, overwrite, image, found, truth, cx)?;
     cx.say(&format!(
@@ -136,7 +172,9 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
         cx.threads,
         display_name(&args.output)
     ));
-    Ok(Outcome::Done)
+    let mut record = CaseRecord::new(seed, Status::Done);
+    record.outputs.push(display_name(&args.output));
+    Ok(record)
 }
 
 fn segment(image: &Volume<f32>, cx: &Context) -> anyhow::Result<LabelMap> {

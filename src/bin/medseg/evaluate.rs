@@ -22,6 +22,7 @@ use medseg::evaluate::comparison::Comparison;
 use medseg::evaluate::gate::Gate;
 use medseg::evaluate::measure::full_name;
 use medseg::evaluate::results::Results;
+use medseg::io::atomic::Plan;
 use medseg::io::batch::case_name;
 use medseg::io::display_name;
 use segmenter::Segmenter;
@@ -37,6 +38,10 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
     let gates = gates.map_err(|error| Usage(error.to_string()))?;
     let tolerances =
         Tolerances::parse(&args.tolerance).map_err(|error| Usage(error.to_string()))?;
+    if args.existing.skip_existing && args.existing.plan(&args.output)? == Plan::Skip {
+        cx.say(&format!("{}: exists, skipped", display_name(&args.output)));
+        return Ok(Outcome::Done);
+    }
     outputs::check(args)?;
     if !args.compare.is_empty() {
         return compare(args);

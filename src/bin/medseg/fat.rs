@@ -164,6 +164,7 @@ fn make(args: &Args, window: FatWindow, mut case: Case) -> anyhow::Result<Made> 
         case.map.table = case.names;
     }
     Ok(Made {
+        notes: Vec::new(),
         map: case.map,
         summary: summary(&found, voxel_ml),
         warnings,

@@ -5,6 +5,7 @@ use clap::Args;
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 use medseg::io::atomic::{self, Plan};
+use medseg::io::batch::Job;
 use medseg::io::{Overwrite, display_name};
 use medseg::nn::{Compute, Isa, Precision};
 use std::path::{Path, PathBuf};
@@ -69,6 +70,43 @@ impl Existing {
         }
     }
 
+    /// The rule for files beside the one whose presence says that a case is complete: with
+    /// `--skip-existing` an interrupted run may have left some.
+    pub fn overwrite_companions(self) -> Overwrite {
+        if self.skip_existing {
+            Overwrite::Force
+        } else {
+            self.overwrite()
+        }
+    }
+
+    /// [`plan`](Self::plan) of an output that is a folder: `last` is the file that is written last.
+    ///
+    /// # Errors
+    /// As [`plan`](Self::plan).
+    pub fn plan_in(self, folder: &Path, last: &str) -> medseg::io::Result<Plan> {
+        if folder.exists() {
+            self.plan(&folder.join(last))
+        } else {
+            Ok(Plan::Write)
+        }
+    }
+
+    /// [`plan`](Self::plan) of every job; `output` is a file, or a folder that may still have to be made.
+    ///
+    /// # Errors
+    /// As [`plan`](Self::plan).
+    pub fn plan_jobs(self, jobs: &[Job], output: &Path) -> medseg::io::Result<Vec<Plan>> {
+        let plan = |job: &Job| {
+            // A folder that is still to be made holds nothing that could be replaced.
+            if job.output != output && !output.exists() {
+                return Ok(Plan::Write);
+            }
+            self.plan(&job.output)
+        };
+        jobs.iter().map(plan).collect()
+    }
+
     /// Whether an output is to be written, or is there already and to be left alone.
     ///
     /// # Errors
@@ -86,7 +124,7 @@ impl Existing {
 /// The run report.
 #[derive(Args, Debug, Clone)]
 pub struct Report {
-    /// Write what this run was made from: versions, inputs with SHA-256, timings, peak memory (JSON)
+    /// Write the run report: what was found, versions, inputs with SHA-256, timings, peak memory (JSON)
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
 }

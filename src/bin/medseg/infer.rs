@@ -11,7 +11,7 @@ mod shelf;
 mod task;
 
 use crate::context::Context;
-use crate::flags::{Arithmetic, Existing, Report};
+use crate::flags::{Arithmetic, Existing, RunOutput};
 use crate::label_output::{LabelFormat, Target};
 use crate::model;
 use crate::outcome::{Outcome, Usage};
@@ -128,7 +128,7 @@ pub struct Args {
     #[command(flatten)]
     existing: Existing,
     #[command(flatten)]
-    report: Report,
+    run: RunOutput,
 }
 
 /// `--accumulate`.

@@ -1,17 +1,18 @@
 //! What commands share that make a label map from a label map, perhaps with its CT: reading, writing and the
 //! report, case by case.
 
+use crate::cases::{Cases, Clock};
 use crate::context::Context;
-use crate::flags::Existing;
+use crate::flags::{Existing, RunOutput};
 use crate::label_output::LabelFormat;
-use crate::outcome::{Outcome, Usage, one_line};
+use crate::outcome::{Outcome, Usage};
+use medseg::io::atomic::Plan;
 use medseg::io::batch::{self, Job};
 use medseg::io::{Overwrite, atomic, display_name, labels};
-use medseg::provenance::InputFile;
+use medseg::provenance::{CaseRecord, InputFile, Status};
 use medseg::volume::{LabelMap, LabelTable, Volume};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 /// Flags of these commands.
 #[derive(clap::Args)]
@@ -28,9 +29,6 @@ pub struct Args {
     /// Table with the names of labels: a built-in scheme or a file [default: the table in the file, else abdomen]
     #[arg(long, value_name = "TABLE")]
     labels: Option<PathBuf>,
-    /// Write what was found in every case, and what it was made from, to this JSON file
-    #[arg(long, value_name = "FILE")]
-    report: Option<PathBuf>,
     #[command(flatten)]
     format: LabelFormat,
     /// Compute and report, but write no label map
@@ -38,6 +36,23 @@ pub struct Args {
     dry_run: bool,
     #[command(flatten)]
     existing: Existing,
+    #[command(flatten)]
+    run: RunOutput,
+}
+
+impl Args {
+    /// The rule for further outputs; `None` where nothing is to be written.
+    pub fn overwrite(&self) -> Option<Overwrite> {
+        (!self.dry_run).then(|| self.existing.overwrite())
+    }
+
+    /// How many cases the inputs hold.
+    ///
+    /// # Errors
+    /// Those of [`batch::find_cases`].
+    pub fn count(&self) -> anyhow::Result<usize> {
+        Ok(batch::find_cases(&self.input, Some(1))?.cases.len())
+    }
 }
 
 /// A case in memory.
@@ -58,6 +73,8 @@ pub struct Made {
     pub map: LabelMap,
     /// One line for people.
     pub summary: String,
+    /// What is said of this case, whatever was said of others.
+    pub notes: Vec<String>,
     /// What a person must know: kind of the warning, and its text.
     pub warnings: Vec<(&'static str, String)>,
     /// Fields of the report.
@@ -72,51 +89,21 @@ pub fn run(
     voxel_bytes: u64,
     make: impl Fn(Case) -> anyhow::Result<Made>,
 ) -> anyhow::Result<Outcome> {
-    let started = Instant::now();
-    if let Some(path) = &args.report {
-        atomic::check_output(path, Overwrite::Force)?;
-    }
+    let nowhere = PathBuf::new();
+    args.run.check(args.output.as_ref().unwrap_or(&nowhere))?;
     let jobs = plan(args)?;
-    let mut records = Vec::new();
-    let mut failed = 0;
+    let mut cases = Cases::new(cx, &args.run, jobs.len());
     for planned in &jobs {
-        let name = planned.job.case.id.to_string_lossy().into_owned();
-        let record = if planned.is_skipped {
-            cx.say(&format!("{name}: exists, skipped"));
-            json!({"case": name, "status": "skipped"})
+        let name = planned.job.case.id.to_string_lossy();
+        if planned.is_skipped {
+            cases.skip(&name, &display_name(&planned.job.output));
         } else {
-            match run_case(args, cx, planned, &name, voxel_bytes, &make) {
-                Ok(record) => record,
-                Err(error) if jobs.len() == 1 => return Err(error),
-                Err(error) => {
-                    failed += 1;
-                    let text = one_line(&error);
-                    cx.say(&format!("error: {name}: {text}"));
-                    json!({"case": name, "status": "failed", "error": text})
-                }
-            }
-        };
-        records.push(record);
+            cases.run(&name, || {
+                run_case(args, cx, planned, &name, voxel_bytes, &make)
+            });
+        }
     }
-    if failed > 0 {
-        cx.say(&format!("{failed} of {} cases failed", jobs.len()));
-    }
-    let mut report = cx.run_report();
-    report.warnings = cx.finish_warnings();
-    report.wall_s = started.elapsed().as_secs_f64();
-    report.memory.peak_rss_bytes = medseg::io::limits::peak_resident_bytes();
-    if let Some(path) = &args.report {
-        let mut report = serde_json::to_value(report)?;
-        report["cases"] = Value::Array(records);
-        let mut text = serde_json::to_vec_pretty(&report)?;
-        text.push(b'\n');
-        atomic::write(path, Overwrite::Force, &text)?;
-    }
-    Ok(if failed > 0 {
-        Outcome::SomeFailed
-    } else {
-        Outcome::Done
-    })
+    cases.finish()
 }
 
 /// A case, its CT, and whether it is skipped because its output exists.
@@ -166,30 +153,26 @@ fn plan(args: &Args) -> anyhow::Result<Vec<Planned>> {
             .collect());
     };
     let jobs = cases.jobs(output, args.format.ending())?;
-    if jobs.iter().any(|job| job.output != *output) {
-        atomic::create_folder(output)?;
-    } else {
+    let is_folder = jobs.iter().any(|job| job.output != *output);
+    if !is_folder {
         args.format.check_name(output)?;
     }
-    let overwrite = if args.existing.skip_existing {
-        Overwrite::Skip
-    } else {
-        args.existing.overwrite()
-    };
-    jobs.into_iter()
-        .map(|job| {
-            let image = image_of(&job.case);
-            if let Some(image) = &image {
-                atomic::check_distinct(image, &job.output)?;
-            }
-            let is_skipped = atomic::check_output(&job.output, overwrite)? == atomic::Plan::Skip;
-            Ok(Planned {
-                job,
-                image,
-                is_skipped,
-            })
+    let plans = args.existing.plan_jobs(&jobs, output)?;
+    if is_folder {
+        atomic::create_folder(output)?;
+    }
+    let planned = jobs.into_iter().zip(plans).map(|(job, plan)| {
+        let image = image_of(&job.case);
+        if let Some(image) = &image {
+            atomic::check_distinct(image, &job.output)?;
+        }
+        Ok(Planned {
+            job,
+            image,
+            is_skipped: plan == Plan::Skip,
         })
-        .collect()
+    });
+    planned.collect()
 }
 
 fn run_case(
@@ -199,29 +182,19 @@ fn run_case(
     name: &str,
     voxel_bytes: u64,
     make: &impl Fn(Case) -> anyhow::Result<Made>,
-) -> anyhow::Result<Value> {
-    let started = Instant::now();
-    let input = planned
-        .job
-        .case
-        .channels
-        .first()
-        .cloned()
-        .unwrap_or_default();
-    let files: Vec<&Path> = [Some(&input), planned.image.as_ref()]
-        .into_iter()
-        .rev()
-        .flatten()
-        .map(PathBuf::as_path)
-        .collect();
+) -> anyhow::Result<CaseRecord> {
+    let mut clock = Clock::new();
     let job = &planned.job;
+    let input = job.input();
+    let image = planned.image.as_deref();
+    let files: Vec<&Path> = image.into_iter().chain([input]).collect();
     let target = args.format.target(&job.output, &job.case.id, &files, cx)?;
-    let reader = cx.open(&input)?;
+    let reader = cx.open(input)?;
     let extensions = reader.extensions().to_vec();
     let per_voxel = 2 + voxel_bytes + if planned.image.is_some() { 4 } else { 0 };
     let voxels = reader.header().voxel_count();
     cx.limits
-        .check(&display_name(&input), voxels.saturating_mul(per_voxel))?;
+        .check(&display_name(input), voxels.saturating_mul(per_voxel))?;
     let own = labels::table_in_extensions(&extensions);
     let has_table = own.is_some() || args.labels.is_some();
     let names = match (&args.labels, own) {
@@ -230,27 +203,26 @@ fn run_case(
         (None, None) => LabelTable::abdomen(),
     };
     let (map, header) = reader.into_label_map(LabelTable::default())?;
-    let image = planned
-        .image
-        .as_ref()
-        .map(|path| read_image(path, &map, &input, cx))
+    let image = image
+        .map(|path| read_image(path, &map, input, cx))
         .transpose()?;
-    let read_s = started.elapsed().as_secs_f64();
+    clock.phase("read");
     let made = make(Case {
         map,
         names,
         has_table,
         image,
     })
-    .map_err(|error| error.context(display_name(&input)))?;
-    let compute_s = started.elapsed().as_secs_f64() - read_s;
+    .map_err(|error| error.context(display_name(input)))?;
+    clock.phase("compute");
+    for note in &made.notes {
+        cx.say(&format!("{name}: {note}"));
+    }
     for (kind, text) in &made.warnings {
         cx.warn(kind, &format!("{name}: {text}"));
     }
     cx.say(&format!("{name}: {}", made.summary));
-    cx.detail(&format!(
-        "{name}: read {read_s:.3} s, computed {compute_s:.3} s"
-    ));
+    let mut record = CaseRecord::new(name, Status::Done);
     if !args.dry_run {
         target.save(
             &planned.job.output,
@@ -259,49 +231,21 @@ fn run_case(
             &extensions,
             args.existing.overwrite(),
         )?;
+        record.outputs.push(display_name(&planned.job.output));
+        clock.phase("write");
     }
-    let mut inputs = vec![described(&input, args)?];
-    if let Some(image) = &planned.image {
-        inputs.push(described(image, args)?);
+    for file in [input].into_iter().chain(planned.image.as_deref()) {
+        let file = InputFile::named(file, args.run.is_wanted())?;
+        record.inputs.push(file);
     }
-    let written_s = started.elapsed().as_secs_f64() - read_s - compute_s;
-    let outputs = if args.dry_run {
-        Vec::new()
-    } else {
-        vec![display_name(&planned.job.output)]
-    };
-    let mut record = json!({
-        "case": name,
-        "status": "done",
-        "inputs": inputs,
-        "outputs": outputs,
-        "phases": [
-            {"name": "read", "seconds": read_s},
-            {"name": "compute", "seconds": compute_s},
-            {"name": "write", "seconds": written_s},
-        ],
-        "dry_run": args.dry_run,
-        "warnings": made.warnings.iter().map(|(_, text)| text).collect::<Vec<_>>(),
-    });
-    if let Value::Object(fields) = &mut record {
-        fields.extend(made.fields);
-    }
+    record.phases = clock.told(cx);
+    record.fields = made.fields;
+    record
+        .fields
+        .insert("dry_run".to_owned(), args.dry_run.into());
+    let warnings: Vec<_> = made.warnings.into_iter().map(|(_, text)| text).collect();
+    record.fields.insert("warnings".to_owned(), warnings.into());
     Ok(record)
-}
-
-/// The file as the report names it; its checksum is only taken for a report.
-fn described(input: &Path, args: &Args) -> anyhow::Result<InputFile> {
-    Ok(if input == Path::new("-") {
-        InputFile::standard_input()
-    } else if args.report.is_some() {
-        InputFile::of(input)?
-    } else {
-        InputFile {
-            path: display_name(input),
-            bytes: None,
-            sha256: None,
-        }
-    })
 }
 
 fn read_image(

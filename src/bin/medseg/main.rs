@@ -2,6 +2,7 @@
 
 mod bench;
 mod bridges;
+mod cases;
 mod check_model;
 mod compare;
 mod context;

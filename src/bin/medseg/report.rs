@@ -11,7 +11,7 @@ use crate::outcome::{Outcome, Usage};
 use anyhow::Context as _;
 use medseg::evaluate::results::Results;
 use medseg::io::atomic::{self, Plan};
-use medseg::io::{Overwrite, display_name};
+use medseg::io::display_name;
 use medseg::provenance::{CaseRecord, InputFile, Status};
 use medseg::report::picture::Window;
 use medseg::report::source::{Model, check};
@@ -109,7 +109,7 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
         language: args.lang,
         flag_below: args.flag_below,
     };
-    let overwrite = args.overwrite();
+    let overwrite = args.existing.overwrite_companions();
     if let Some(path) = &args.markdown {
         atomic::write(path, overwrite, markdown::document(&report).as_bytes())?;
     }
@@ -143,15 +143,6 @@ impl Args {
         others.into_iter().flatten().chain([&self.output])
     }
 
-    /// A run that was interrupted before the workbook was written may have left the other files.
-    fn overwrite(&self) -> Overwrite {
-        if self.existing.skip_existing {
-            Overwrite::Force
-        } else {
-            self.existing.overwrite()
-        }
-    }
-
     /// Refuses what cannot work, before anything is read.
     fn check(&self) -> anyhow::Result<()> {
         let name = self.output.as_os_str().as_encoded_bytes();
@@ -172,7 +163,7 @@ impl Args {
             .into());
         }
         for path in self.outputs() {
-            atomic::check_output(path, self.overwrite())?;
+            atomic::check_output(path, self.existing.overwrite_companions())?;
         }
         self.run.check(&self.output)?;
         Ok(())

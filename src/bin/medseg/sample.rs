@@ -208,6 +208,7 @@ fn make(args: &Args, template: &Loaded, case: &Case) -> anyhow::Result<Made> {
         table
     };
     Ok(Made {
+        notes: Vec::new(),
         map: LabelMap::new(map, *case.map.grid(), table)?,
         summary: summary(&fit),
         warnings: warnings(&fit, case.image.is_some(), bones.is_empty()),

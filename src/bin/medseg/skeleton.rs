@@ -1,9 +1,11 @@
 //! `medseg skeleton`: the centre lines of a vessel tree as a branch table or as lines to look at.
 
 use crate::bridges::{check_axes, explain_absent, label_number};
+use crate::cases::{self, Cases};
 use crate::context::{Context, print_text};
 use crate::flags::{Existing, RunOutput};
-use crate::outcome::{Outcome, Usage, one_line};
+use crate::outcome::{Outcome, Usage};
+use anyhow::Context as _;
 use medseg::io::atomic::Plan;
 use medseg::io::batch::{self, Job};
 use medseg::io::{Overwrite, atomic, display_name, labels};
@@ -80,57 +82,42 @@ impl Format {
 pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
     args.run.check(&args.output)?;
     let jobs = batch::find_cases(&args.input, Some(1))?.jobs(&args.output, ".csv")?;
-    if !args.dry_run && jobs.iter().any(|job| job.output != args.output) {
-        atomic::create_folder(&args.output)?;
-    }
-    let mut planned = Vec::new();
     for job in &jobs {
         check_name(&job.output)?;
-        planned.push((job, args.existing.plan(&job.output)?));
     }
-    let mut report = cx.run_report();
-    report
-        .settings
-        .insert("label".to_owned(), json!(args.label));
-    for (job, plan) in planned {
-        let name = job.case.id.to_string_lossy().into_owned();
-        let shown = display_name(&job.output);
-        let mut record = CaseRecord::new(name, Status::Skipped);
-        if plan == Plan::Skip {
-            cx.say(&format!("{shown}: exists, skipped"));
-        } else if args.dry_run {
-            cx.say(&format!("{shown}: would be written"));
-        } else {
-            match run_case(args, cx, job) {
-                Ok(()) => {
-                    record.status = Status::Done;
-                    record.outputs.push(shown);
-                    for file in &job.case.channels {
-                        let is_wanted = args.run.is_wanted();
-                        record.inputs.push(InputFile::named(file, is_wanted)?);
-                    }
-                }
-                Err(error) if jobs.len() == 1 => return Err(error),
-                Err(error) => {
-                    record.status = Status::Failed;
-                    record.error = Some(one_line(&error));
-                    cx.say(&format!("error: {}", one_line(&error)));
-                }
-            }
+    let plans = args.existing.plan_jobs(&jobs, &args.output)?;
+    if args.dry_run {
+        for (job, plan) in jobs.iter().zip(plans) {
+            let shown = display_name(&job.output);
+            cx.say(&cases::planned(plan, &shown));
         }
-        report.cases.push(record);
-    }
-    let failed = (report.cases.iter())
-        .filter(|case| case.status == Status::Failed)
-        .count();
-    if !args.dry_run {
-        cx.report_run(report, &args.run)?;
-    }
-    if failed == 0 {
         return Ok(Outcome::Done);
     }
-    cx.say(&format!("{failed} of {} cases failed", jobs.len()));
-    Ok(Outcome::SomeFailed)
+    if jobs.iter().any(|job| job.output != args.output) {
+        atomic::create_folder(&args.output)?;
+    }
+    let mut cases = Cases::new(cx, &args.run, jobs.len());
+    let settings = &mut cases.report.settings;
+    settings.insert("label".to_owned(), json!(args.label));
+    for (job, plan) in jobs.iter().zip(plans) {
+        let name = job.case.id.to_string_lossy();
+        let shown = display_name(&job.output);
+        if plan == Plan::Skip {
+            cases.skip(&name, &shown);
+            continue;
+        }
+        cases.run(&name, || {
+            run_case(args, cx, job)?;
+            let mut record = CaseRecord::new(name.clone(), Status::Done);
+            record.outputs.push(shown);
+            for file in &job.case.channels {
+                let file = InputFile::named(file, args.run.is_wanted())?;
+                record.inputs.push(file);
+            }
+            Ok(record)
+        });
+    }
+    cases.finish()
 }
 
 /// Refuses a name whose ending says nothing.
@@ -149,15 +136,15 @@ pub fn check_name(path: &Path) -> anyhow::Result<()> {
 }
 
 fn run_case(args: &Args, cx: &Context, job: &Job) -> anyhow::Result<()> {
-    let input = job.case.channels.first().cloned().unwrap_or_default();
-    let reader = cx.open(&input)?;
+    let input = job.input();
+    let reader = cx.open(input)?;
     let own = labels::table_in_extensions(reader.extensions());
     let names = match &args.labels {
         Some(table) => crate::labels::read_table(table)?,
         None => own.unwrap_or_else(LabelTable::abdomen),
     };
     let (map, header) = reader.into_label_map(LabelTable::default())?;
-    check_axes(&header, &input)?;
+    check_axes(&header.grid).with_context(|| display_name(input))?;
     let label = label_number(&args.label, &names)?;
     let skeleton = Skeleton::of(&map, &[label])?;
     if skeleton.foreground.is_empty() {

@@ -1,7 +1,8 @@
 //! `medseg ureter-connect`: restores each ureter between its kidney and the bladder.
 
-use crate::bridges::{self, Case, Found, explain, label_number, label_numbers};
+use crate::bridges::{self, Found, explain, label_number, label_numbers};
 use crate::context::Context;
+use crate::label_cases::Case;
 use crate::outcome::Outcome;
 use medseg::topology::bridging::ureter::{Side, UreterLabels, connect_ureters, ureter_options};
 use medseg::topology::bridging::{ConnectOptions, Eligibility};

@@ -1,7 +1,8 @@
 //! `medseg vessel-connect`: joins the detached pieces of an artery or vein tree.
 
-use crate::bridges::{self, Case, Found, explain, label_number, label_numbers};
+use crate::bridges::{self, Found, explain, label_number, label_numbers};
 use crate::context::Context;
+use crate::label_cases::Case;
 use crate::outcome::Outcome;
 use medseg::topology::bridging::{ConnectOptions, Eligibility, connect};
 use serde_json::{Map, Value};

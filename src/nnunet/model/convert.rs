@@ -23,9 +23,8 @@ pub fn convert_to_safetensors(
             error,
         })
     };
-    for name in ["plans.json", "dataset.json"] {
-        put(name, &read(&*model.files, name)?)?;
-    }
+    put("plans.json", &read(&*model.files, "plans.json")?)?;
+    let dataset = read(&*model.files, "dataset.json")?;
     // The folder may get another name, so the header says which configuration this is in any case.
     let mut info = model.checkpoint.clone();
     info.configuration = Some(model.configuration.name.clone());
@@ -44,5 +43,6 @@ pub fn convert_to_safetensors(
         })?;
         put(&name, &bytes)?;
     }
-    Ok(())
+    // Last: where it is, the model is whole.
+    put("dataset.json", &dataset)
 }

@@ -16,8 +16,11 @@ use medseg::report::{Language, Report, html};
 use medseg::volume::{LabelMap, Volume};
 use std::path::Path;
 
+/// The page, which is written last.
+pub const PAGE: &str = "report.html";
+
 /// Names of the files, in the folder of the demo.
-pub const FILES: [&str; 3] = ["results.json", "report.xlsx", "report.html"];
+pub const FILES: [&str; 3] = ["results.json", "report.xlsx", PAGE];
 
 /// Scores `found` against `truth` and writes [`FILES`].
 pub fn write(

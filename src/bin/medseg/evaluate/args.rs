@@ -187,22 +187,13 @@ pub struct Args {
     /// Say which files belong together, and stop
     #[arg(long)]
     pub dry_run: bool,
-    /// Replace outputs that exist
-    #[arg(long)]
-    pub force: bool,
+    #[command(flatten)]
+    pub existing: Existing,
     #[command(flatten)]
     pub report: Report,
 }
 
 impl Args {
-    /// What happens to outputs that exist.
-    pub fn existing(&self) -> Existing {
-        Existing {
-            force: self.force,
-            skip_existing: false,
-        }
-    }
-
     /// Whether a failure of this kind was declared to be none.
     pub fn tolerates(&self, kind: FailureKind) -> bool {
         let unpaired = [

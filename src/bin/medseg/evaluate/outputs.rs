@@ -34,14 +34,14 @@ pub fn check(args: &Args) -> anyhow::Result<()> {
         atomic::create_folder(folder)?;
     }
     for file in files(args) {
-        atomic::check_output(&file, args.existing().overwrite())?;
+        atomic::check_output(&file, args.existing.overwrite_companions())?;
     }
     Ok(())
 }
 
 /// Writes all outputs and tells what came out.
 pub fn write(args: &Args, cx: &Context, results: &Results) -> anyhow::Result<()> {
-    let overwrite = args.existing().overwrite();
+    let overwrite = args.existing.overwrite_companions();
     let save = |path: &Path, text: &str| atomic::write(path, overwrite, text.as_bytes());
     if let Some(folder) = &args.csv {
         let tables = [
@@ -100,7 +100,7 @@ pub fn write(args: &Args, cx: &Context, results: &Results) -> anyhow::Result<()>
 
 /// Writes the document of `--compare` and tells what came out.
 pub fn write_comparison(args: &Args, comparison: &Comparison) -> anyhow::Result<()> {
-    let overwrite = args.existing().overwrite();
+    let overwrite = args.existing.overwrite_companions();
     let text = comparison.to_markdown();
     if let Some(path) = &args.markdown {
         atomic::write(path, overwrite, text.as_bytes())?;
@@ -120,23 +120,18 @@ fn overwrite_of(args: &Args) -> Overwrite {
     if args.output == Path::new("-") {
         Overwrite::Force
     } else {
-        args.existing().overwrite()
+        args.existing.overwrite_companions()
     }
 }
 
 fn run_report(args: &Args, cx: &Context, results: &Results) -> anyhow::Result<()> {
     let mut report = cx.run_report();
-    let record = |case: &str, error: Option<String>| CaseRecord {
-        case: case.to_owned(),
-        status: if error.is_some() {
-            Status::Failed
-        } else {
-            Status::Done
-        },
-        inputs: Vec::new(),
-        outputs: Vec::new(),
-        phases: Vec::new(),
-        error,
+    let record = |case: &str, error: Option<String>| {
+        let failed = error.is_some();
+        let status = if failed { Status::Failed } else { Status::Done };
+        let mut record = CaseRecord::new(case, status);
+        record.error = error;
+        record
     };
     report
         .cases

@@ -119,7 +119,7 @@ impl Segmented {
     pub fn save(&self, folder: &Path, case: &str, args: &Args) -> anyhow::Result<()> {
         let path = folder.join(format!("{case}.nii.gz"));
         let extensions = labels::with_table(&[], &self.map.table);
-        let overwrite = args.existing().overwrite();
+        let overwrite = args.existing.overwrite();
         let geometry = &self.header.geometry;
         nifti::save_label_map(&path, &self.map, geometry, extensions, overwrite)?;
         Ok(())

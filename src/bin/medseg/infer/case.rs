@@ -2,8 +2,9 @@
 
 use super::Args;
 use super::cascade::FirstStage;
-use super::cases::{Clock, State, channel_name, check_positions, checksums};
-use super::plan::{record, shown_inputs, shown_memory, shown_output};
+use super::cases::{State, channel_name, check_positions, checksums};
+use super::plan::{shown_inputs, shown_memory, shown_output};
+use crate::cases::Clock;
 use crate::context::Context;
 use crate::label_output::Target;
 use anyhow::Context as _;
@@ -66,7 +67,9 @@ impl Case<'_> {
         clock.phase("write");
         if self.args.statistics.is_some() {
             let rows = label_statistics(&prediction.label_map, channels.first());
-            state.statistics.insert(id, serde_json::to_value(rows)?);
+            state
+                .statistics
+                .insert(id.clone(), serde_json::to_value(rows)?);
         }
         let [number, total] = state.position;
         self.cx.say(&format!(
@@ -74,17 +77,13 @@ impl Case<'_> {
             shown_output(self.job),
             clock.total()
         ));
-        let mut record = record(self.job, Status::Done, None);
+        let mut record = CaseRecord::new(id.clone(), Status::Done);
         record.outputs = outputs;
-        if self.args.report.report.is_some() {
+        if self.args.run.is_wanted() {
             record.inputs = checksums(self.job)?;
             clock.phase("checksums");
         }
-        for phase in &clock.phases {
-            self.cx
-                .detail(&format!("  {}: {:.2} s", phase.name, phase.seconds));
-        }
-        record.phases = clock.phases;
+        record.phases = clock.told(self.cx);
         Ok(record)
     }
 

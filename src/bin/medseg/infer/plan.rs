@@ -2,11 +2,11 @@
 
 use super::Args;
 use crate::context::{Context, print_text};
+use crate::flags::Existing;
 use crate::outcome::Usage;
 use medseg::io::batch::{self, Job};
-use medseg::io::{Overwrite, atomic, display_name};
+use medseg::io::{atomic, display_name};
 use medseg::nnunet::predict::CasePlan;
-use medseg::provenance::{CaseRecord, Status};
 use medseg::volume::Grid;
 use std::path::{Path, PathBuf};
 
@@ -53,23 +53,16 @@ impl Plan {
                 Usage("--probabilities needs a file or folder as output".to_owned()).into(),
             );
         }
-        let overwrite = if args.existing.skip_existing {
-            Overwrite::Skip
-        } else {
-            args.existing.overwrite()
-        };
         let mut steps = Vec::with_capacity(jobs.len());
         for job in jobs {
-            let is_skipped = !is_new_folder && is_done(&job.output, classes, overwrite)?;
+            let is_skipped = !is_new_folder && is_done(&job.output, classes, args.existing)?;
             steps.push(if is_skipped {
                 Step::Skip(job)
             } else {
                 Step::Run(job)
             });
         }
-        if let Some(path) = &args.report.report {
-            atomic::check_output(path, Overwrite::Force)?;
-        }
+        args.run.check(&args.output)?;
         if let Some(path) = &args.statistics {
             atomic::check_output(path, args.existing.overwrite())?;
         }
@@ -148,20 +141,16 @@ fn class_folders(cases: batch::Cases, output: &Path) -> anyhow::Result<Vec<Job>>
 ///
 /// # Errors
 /// A file that is there and may not be replaced.
-fn is_done(
-    output: &Path,
-    classes: Option<&[String]>,
-    overwrite: Overwrite,
-) -> anyhow::Result<bool> {
+fn is_done(output: &Path, classes: Option<&[String]>, existing: Existing) -> anyhow::Result<bool> {
     let Some(classes) = classes else {
-        return Ok(atomic::check_output(output, overwrite)? == atomic::Plan::Skip);
+        return Ok(existing.plan(output)? == atomic::Plan::Skip);
     };
     if !output.exists() {
         return Ok(false);
     }
     let mut all = true;
     for class in classes {
-        all &= atomic::check_output(&output.join(class), overwrite)? == atomic::Plan::Skip;
+        all &= existing.plan(&output.join(class))? == atomic::Plan::Skip;
     }
     Ok(all)
 }
@@ -182,14 +171,14 @@ pub fn shown_memory(plan: &CasePlan, limit_bytes: u64) -> String {
 
 /// The grid of a case, from the header of its first file.
 fn case_grid(job: &Job, cx: &Context) -> anyhow::Result<Grid> {
-    let first = job.case.channels.first().cloned().unwrap_or_default();
+    let first = job.input();
     if first == Path::new("-") {
         return Err(Usage(
             "--dry-run needs files: standard input can be read only once".to_owned(),
         )
         .into());
     }
-    Ok(cx.open(&first)?.header().grid)
+    Ok(cx.open(first)?.header().grid)
 }
 
 /// The files of a case for people.
@@ -209,18 +198,6 @@ pub fn shown_output(job: &Job) -> String {
         "standard output".to_owned()
     } else {
         display_name(&job.output)
-    }
-}
-
-/// A record without inputs and phases, for cases that were not run to their end.
-pub fn record(job: &Job, status: Status, error: Option<String>) -> CaseRecord {
-    CaseRecord {
-        case: job.case.id.to_string_lossy().into_owned(),
-        status,
-        inputs: Vec::new(),
-        outputs: Vec::new(),
-        phases: Vec::new(),
-        error,
     }
 }
 

@@ -1,9 +1,10 @@
 //! `infer --task`: several models over one reading of each case.
 
 use super::Args;
-use super::cases::{self, Clock, State, check_positions, checksums};
-use super::plan::{Plan, record, shown_inputs, shown_output};
+use super::cases::{self, State, check_positions, checksums};
+use super::plan::{Plan, shown_inputs, shown_output};
 use super::shelf::Shelf;
+use crate::cases::Clock;
 use crate::context::Context;
 use crate::label_output::Target;
 use crate::model_store::Store;
@@ -219,7 +220,9 @@ impl Case<'_> {
         drop(progress);
         if self.args.statistics.is_some() {
             let rows = label_statistics(&map, images.first());
-            state.statistics.insert(id, serde_json::to_value(rows)?);
+            state
+                .statistics
+                .insert(id.clone(), serde_json::to_value(rows)?);
         }
         drop(images);
         let outputs = self.write(&map, &header, &target)?;
@@ -230,17 +233,13 @@ impl Case<'_> {
             shown_output(self.job),
             self.clock.total()
         ));
-        let mut record = record(self.job, Status::Done, None);
+        let mut record = CaseRecord::new(id.clone(), Status::Done);
         record.outputs = outputs;
-        if self.args.report.report.is_some() {
+        if self.args.run.is_wanted() {
             record.inputs = checksums(self.job)?;
             self.clock.phase("checksums");
         }
-        for phase in &self.clock.phases {
-            self.cx
-                .detail(&format!("  {}: {:.2} s", phase.name, phase.seconds));
-        }
-        record.phases = std::mem::take(&mut self.clock.phases);
+        record.phases = std::mem::replace(&mut self.clock, Clock::new()).told(self.cx);
         Ok(record)
     }
 
