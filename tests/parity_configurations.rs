@@ -201,7 +201,21 @@ fn three_hundred_classes() {
 
 #[test]
 fn both_stages_of_a_cascade() {
-    let case = Case::new("cascade");
+    check_cascade("cascade");
+}
+
+#[test]
+fn torch_resampling_of_image_labels_and_logits() {
+    check_cascade("torch_resampling");
+}
+
+#[test]
+fn torch_resampling_separate_axis_mirroring() {
+    check("torch_anisotropic");
+}
+
+fn check_cascade(name: &'static str) {
+    let case = Case::new(name);
     let channels = case.channels();
     let first = case.predictor("3d_lowres");
     let first = first.predict(&channels, None, &Silent).unwrap().label_map;

@@ -6,7 +6,7 @@ use medseg::geometry::distance::distance_to;
 use medseg::geometry::orientation::{Orientation, Turn};
 use medseg::geometry::resample::{
     Interpolation, LinearResampler, ResampleOptions, SeparateAxis, resample_labels,
-    resample_to_shape, resize, resize_torch, separate_axis, zoom_to_shape,
+    resample_to_shape, resize, separate_axis, zoom_to_shape,
 };
 use medseg::topology::{Connectivity, fill_holes, label_components};
 use medseg::volume::{Affine, Grid, Volume};
@@ -255,10 +255,46 @@ fn label_maps_resample_as_in_nnunet() {
 #[test]
 fn torch_resampling_agrees_to_single_precision() {
     for entry in resamplings() {
-        let apart = separate_axis(SeparateAxis::Automatic, entry.current_mm, entry.new_mm).unwrap();
-        let found = resize_torch(entry.image.view(), entry.target, apart).unwrap();
+        let found = resample_to_shape(
+            entry.image.view(),
+            entry.target,
+            entry.current_mm,
+            entry.new_mm,
+            ResampleOptions::TORCH,
+        )
+        .unwrap();
         for (found, expected) in found.iter().zip(f32_bits(&entry.case["torch_bits"])) {
             assert!((found - expected).abs() < 8e-3, "{found} {expected}");
+        }
+    }
+}
+
+/// nnU-Net's `resample_torch_fornnunet` of label maps, from `make_torch.py`.
+#[test]
+fn torch_label_maps_resample_as_in_nnunet() {
+    let path = format!(
+        "{}/testdata/parity/geometry/torch_labels.json",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    let cases: Vec<Value> = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let choices = [
+        ("automatic", SeparateAxis::Automatic),
+        ("always", SeparateAxis::Always),
+        ("never", SeparateAxis::Never),
+    ];
+    let entries = resamplings();
+    assert_eq!(entries.len(), cases.len());
+    for (entry, case) in entries.iter().zip(&cases) {
+        for (name, separate_axis) in choices {
+            let options = ResampleOptions {
+                separate_axis,
+                ..ResampleOptions::TORCH
+            };
+            let (from, to) = (entry.current_mm, entry.new_mm);
+            let found =
+                resample_labels(entry.labels.view(), entry.target, from, to, options).unwrap();
+            let found: Vec<i64> = found.iter().map(|&label| i64::from(label)).collect();
+            assert_eq!(found, numbers(&case[name]), "{name} {:?}", entry.target);
         }
     }
 }

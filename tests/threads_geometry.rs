@@ -4,8 +4,7 @@ use half::f16;
 use medseg::geometry::bounds::BoundingBox;
 use medseg::geometry::distance::distance_to;
 use medseg::geometry::resample::{
-    Interpolation, ResampleOptions, resample_labels, resample_to_shape, resize, resize_torch,
-    zoom_to_shape,
+    Interpolation, ResampleOptions, resample_labels, resample_to_shape, resize, zoom_to_shape,
 };
 use medseg::metrics::overlap::{compare_labels, compare_values};
 use medseg::topology::{Connectivity, fill_holes, label_components};
@@ -65,7 +64,14 @@ fn resampling() {
         }
     }
     assert_same_for_any_threads("torch", || {
-        resize_torch(image.view(), TARGET, Some(0)).unwrap()
+        resample_to_shape(
+            image.view(),
+            TARGET,
+            [9.0, 1.0, 1.0],
+            [3.0, 1.0, 1.0],
+            ResampleOptions::TORCH,
+        )
+        .unwrap()
     });
 }
 

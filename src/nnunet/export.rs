@@ -13,7 +13,9 @@ use super::logit::Logit;
 use super::predict_error::PredictError;
 use super::preprocess::Properties;
 use super::sliding_window::LogitsSink;
-use crate::geometry::resample::{Interpolation, LinearResampler, ResampleOptions, separate_axis};
+use crate::geometry::resample::{
+    Interpolation, LinearResampler, ResampleFunction, ResampleOptions, separate_axis,
+};
 use ndarray::{Array3, Array4, ArrayView2, ArrayViewMut2, Axis, s};
 use rayon::prelude::*;
 
@@ -29,6 +31,7 @@ pub struct LabelExport<T> {
     decision: Decision,
     /// Of the whole image.
     resampler: Option<LinearResampler>,
+    function: ResampleFunction,
     /// Of the current column.
     column: Option<ColumnState<T>>,
     labels: Array3<u16>,
@@ -44,9 +47,16 @@ struct ColumnState<T> {
     older: Vec<T>,
     newer: Vec<T>,
     /// One image slice of logits, `[heads, y, x]`.
-    resampled: Vec<T>,
+    resampled: Resampled<T>,
     /// Next slice of the crop to be written.
     next: usize,
+}
+
+/// Resampled logits. SciPy returns the type that it was given, PyTorch's interpolation is asked for `f32`.
+#[derive(Debug)]
+enum Resampled<T> {
+    Kept(Vec<T>),
+    Single(Vec<f32>),
 }
 
 /// How logits become a label.
@@ -109,6 +119,7 @@ impl<T: Logit> LabelExport<T> {
         Ok(Self {
             properties,
             resampler,
+            function: resampling.function,
             column: None,
             labels: Array3::zeros(shape),
             decision,
@@ -134,7 +145,7 @@ impl<T: Logit> LabelExport<T> {
     }
 
     /// Decides slice `out` of the crop in a column from its logits `[heads, y, x]`.
-    fn write(&mut self, column: &Column, out: usize, logits: &[T]) {
+    fn write<L: Logit>(&mut self, column: &Column, out: usize, logits: &[L]) {
         let start = self.properties.bounds.start;
         let [rows, columns] = [0, 1].map(|axis| {
             let target = &column.target[axis];
@@ -167,7 +178,12 @@ impl<T: Logit> LabelExport<T> {
 
 impl<T: Logit> ColumnState<T> {
     /// Prepares for the slices of `column`. `resampler` is that of the whole image.
-    fn new(column: Column, resampler: Option<&LinearResampler>, heads: usize) -> Self {
+    fn new(
+        column: Column,
+        resampler: Option<&LinearResampler>,
+        function: ResampleFunction,
+        heads: usize,
+    ) -> Self {
         let resampler = resampler.map(|resampler| resampler.part(&column.target).0);
         let (kept, resampled) = match resampler {
             Some(_) => (column.source_plane(), column.target_plane()),
@@ -178,7 +194,10 @@ impl<T: Logit> ColumnState<T> {
             resampler,
             older: vec![T::default(); heads * kept],
             newer: vec![T::default(); heads * kept],
-            resampled: vec![T::default(); heads * resampled],
+            resampled: match function {
+                ResampleFunction::Splines => Resampled::Kept(vec![T::default(); heads * resampled]),
+                ResampleFunction::Torch => Resampled::Single(vec![0.0; heads * resampled]),
+            },
             next: 0,
         }
     }
@@ -196,24 +215,18 @@ impl<T: Logit> ColumnState<T> {
         {
             return false;
         }
-        let [_, height, width] = resampler.source_shape();
-        let [_, out_height, out_width] = resampler.target_shape();
-        let (older, newer) = (&self.older, &self.newer);
-        self.resampled
-            .par_chunks_mut(out_height * out_width)
-            .enumerate()
-            .for_each(|(head, target)| {
-                let source = |z: usize| {
-                    // A slice above the newest is asked for with weight 0 only.
-                    let slice = if z >= newest { newer } else { older };
-                    let first = head * height * width;
-                    ArrayView2::from_shape((height, width), &slice[first..first + height * width])
-                        .expect("a slice holds heads * height * width logits")
-                };
-                let target = ArrayViewMut2::from_shape((out_height, out_width), target)
-                    .expect("chunks are one output plane");
-                resampler.slice(source, out, target);
-            });
+        // A slice above the newest is asked for with weight 0 only.
+        let source = |z: usize| {
+            if z >= newest {
+                &*self.newer
+            } else {
+                &*self.older
+            }
+        };
+        match &mut self.resampled {
+            Resampled::Kept(target) => resample_slice(resampler, source, out, target),
+            Resampled::Single(target) => resample_slice(resampler, source, out, target),
+        }
         self.next += 1;
         true
     }
@@ -223,7 +236,12 @@ impl<T: Logit> LogitsSink<T> for LabelExport<T> {
     fn begin(&mut self, column: &Column) -> Result<(), PredictError> {
         self.column = None; // before the next column's memory is taken
         let heads = self.decision.heads();
-        let state = ColumnState::new(column.clone(), self.resampler.as_ref(), heads);
+        let state = ColumnState::new(
+            column.clone(),
+            self.resampler.as_ref(),
+            self.function,
+            heads,
+        );
         self.column = Some(state);
         Ok(())
     }
@@ -238,12 +256,40 @@ impl<T: Logit> LogitsSink<T> for LabelExport<T> {
             std::mem::swap(&mut state.older, &mut state.newer);
             std::mem::swap(&mut state.newer, logits);
             while state.resample(z) {
-                self.write(&state.column, state.next - 1, &state.resampled);
+                match &state.resampled {
+                    Resampled::Kept(logits) => self.write(&state.column, state.next - 1, logits),
+                    Resampled::Single(logits) => self.write(&state.column, state.next - 1, logits),
+                }
             }
         }
         self.column = Some(state);
         Ok(())
     }
+}
+
+/// Slice `out` of all heads; `source` hands out slices `[heads, y, x]`.
+fn resample_slice<'s, T: Logit, U: Logit>(
+    resampler: &LinearResampler,
+    source: impl Fn(usize) -> &'s [T] + Sync,
+    out: usize,
+    target: &mut [U],
+) {
+    let [_, height, width] = resampler.source_shape();
+    let [_, out_height, out_width] = resampler.target_shape();
+    target
+        .par_chunks_mut(out_height * out_width)
+        .enumerate()
+        .for_each(|(head, target)| {
+            let first = head * height * width;
+            let plane = |z: usize| {
+                let plane = &source(z)[first..first + height * width];
+                ArrayView2::from_shape((height, width), plane)
+                    .expect("a slice holds heads * height * width logits")
+            };
+            let target = ArrayViewMut2::from_shape((out_height, out_width), target)
+                .expect("chunks are one output plane");
+            resampler.slice(plane, out, target);
+        });
 }
 
 /// nnU-Net's resampling of logits from the network's grid to the crop, if there is any to do.
@@ -262,7 +308,8 @@ pub(super) fn logits_resampler(
         properties.network_spacing_mm,
         properties.spacing_mm,
     )?;
-    let resampler = LinearResampler::new(properties.network_shape, properties.bounds.shape())?;
+    let resampler =
+        options.linear_resampler(properties.network_shape, properties.bounds.shape(), None)?;
     let in_plane = options.interpolation;
     let along = apart.map_or(in_plane, |_| options.along_separate_axis);
     match (in_plane, along) {

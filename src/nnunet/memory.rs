@@ -53,6 +53,8 @@ pub(super) struct Needs {
     pub heads: usize,
     pub folds: usize,
     pub logit_bytes: usize,
+    /// Of a logit on the image's grid.
+    pub resampled_bytes: usize,
     pub probabilities: bool,
     pub masked: bool,
     /// Whether images are copied into another orientation first.
@@ -122,7 +124,7 @@ impl MemoryEstimate {
         let importance = 4 * voxels(window.patch());
         let mut slices = importance + finished * if folds > 1 { 2 } else { 1 };
         if resampled {
-            slices += 2 * finished + logit * target_plane;
+            slices += 2 * finished + heads * needs.resampled_bytes as u64 * target_plane;
         }
         let labels = 2 * image_voxels;
         let probabilities = if needs.probabilities {
@@ -198,6 +200,7 @@ mod tests {
             heads: 4,
             folds,
             logit_bytes: 2,
+            resampled_bytes: 2,
             probabilities: false,
             masked: false,
             turned: false,

@@ -15,6 +15,7 @@
 use super::architecture;
 use super::model::Error;
 use super::model::json::{self, Field};
+use crate::geometry::resample::ANISOTROPY_THRESHOLD;
 use crate::nn::arch::UnetSpec;
 use crate::nn::weights::layout::Layout;
 use serde::Serialize;
@@ -107,9 +108,11 @@ pub enum Normalization {
     RgbTo01,
 }
 
-/// Arguments of nnU-Net's `resample_data_or_seg_to_shape`.
+/// Which of nnU-Net's resampling functions, and its arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Resampling {
+    /// Whether it is `resample_torch_fornnunet` rather than `resample_data_or_seg_to_shape`.
+    pub torch: bool,
     /// Spline order in the plane, or in all axes: 0, 1 or 3.
     pub order: usize,
     /// Spline order along a separately treated axis: 0, 1 or 3.
@@ -243,6 +246,7 @@ impl Plans {
             return Err(patch.wrong(&format!("multiples of the network's strides {total:?}")));
         }
         let cubic = |order| Resampling {
+            torch: false,
             order,
             order_z: 0,
             force_separate_z: None,
@@ -408,12 +412,18 @@ fn spacing(field: &Field<'_>, dims: usize) -> Result<[Option<f64>; 3], Error> {
 }
 
 fn resampling(own: &Field<'_>, key: &str, default: Resampling) -> Result<Resampling, Error> {
-    if let Some(function) = own.get(key).present()
-        && function.text()? != "resample_data_or_seg_to_shape"
-    {
-        return Err(function.unsupported("resample_data_or_seg_to_shape"));
+    let arguments = own.get(&format!("{key}_kwargs"));
+    if let Some(function) = own.get(key).present() {
+        match function.text()? {
+            "resample_data_or_seg_to_shape" => {}
+            "resample_torch_fornnunet" => return torch_resampling(&arguments),
+            _ => {
+                return Err(function
+                    .unsupported("resample_data_or_seg_to_shape and resample_torch_fornnunet"));
+            }
+        }
     }
-    let Some(arguments) = own.get(&format!("{key}_kwargs")).present() else {
+    let Some(arguments) = arguments.present() else {
         return Ok(default);
     };
     let order = |key: &str, default| -> Result<usize, Error> {
@@ -427,12 +437,48 @@ fn resampling(own: &Field<'_>, key: &str, default: Resampling) -> Result<Resampl
     };
     arguments.object()?;
     Ok(Resampling {
+        torch: false,
         order: order("order", default.order)?,
         order_z: order("order_z", default.order_z)?,
         force_separate_z: match arguments.get("force_separate_z").present() {
             Some(field) => Some(field.boolean()?),
             None => None,
         },
+    })
+}
+
+/// `resample_torch_fornnunet` with its defaults; what changes its results in a way that is not computed here
+/// is refused.
+fn torch_resampling(arguments: &Field<'_>) -> Result<Resampling, Error> {
+    let mut force_separate_z = None;
+    if arguments.clone().present().is_some() {
+        arguments.object()?;
+        for (key, only) in [("mode", "linear"), ("aniso_axis_mode", "nearest-exact")] {
+            if let Some(mode) = arguments.get(key).present()
+                && mode.text()? != only
+            {
+                return Err(mode.unsupported(only));
+            }
+        }
+        if let Some(sparing) = arguments.get("memefficient_seg_resampling").present()
+            && sparing.boolean()?
+        {
+            return Err(sparing.unsupported("false"));
+        }
+        if let Some(threshold) = arguments.get("separate_z_anisotropy_threshold").present()
+            && threshold.number()? != ANISOTROPY_THRESHOLD
+        {
+            return Err(threshold.unsupported("3"));
+        }
+        if let Some(force) = arguments.get("force_separate_z").present() {
+            force_separate_z = Some(force.boolean()?);
+        }
+    }
+    Ok(Resampling {
+        torch: true,
+        order: 1,
+        order_z: 0,
+        force_separate_z,
     })
 }
 

@@ -187,8 +187,8 @@ fn values_that_make_no_sense_name_their_key() {
         ),
         (
             "resampling_fn_data",
-            json!("resample_torch_fornnunet"),
-            "\"resample_torch_fornnunet\" is not supported",
+            json!("resample_mine"),
+            "\"resample_mine\" is not supported",
         ),
         (
             "resampling_fn_data_kwargs",
@@ -299,11 +299,38 @@ fn resampling_has_defaults_and_takes_arguments() {
     plans["configurations"]["3d_fullres"]["resampling_fn_probabilities_kwargs"] = arguments;
     let found = configuration(&plans, "3d_fullres").unwrap();
     let expected = Resampling {
+        torch: false,
         order: 1,
         order_z: 1,
         force_separate_z: Some(true),
     };
     assert_eq!(found.resampling_probabilities, expected);
+}
+
+#[test]
+fn torch_resampling_with_what_it_can_be_told() {
+    let mut plans = plans();
+    let own = &mut plans["configurations"]["3d_fullres"];
+    own["resampling_fn_data"] = json!("resample_torch_fornnunet");
+    own["resampling_fn_data_kwargs"] = json!({"is_seg": false, "force_separate_z": false});
+    let found = configuration(&plans, "3d_fullres").unwrap();
+    let expected = Resampling {
+        torch: true,
+        order: 1,
+        order_z: 0,
+        force_separate_z: Some(false),
+    };
+    assert_eq!(found.resampling_data, expected);
+    for (key, value) in [
+        ("mode", json!("nearest")),
+        ("aniso_axis_mode", json!("linear")),
+        ("memefficient_seg_resampling", json!(true)),
+        ("separate_z_anisotropy_threshold", json!(4)),
+    ] {
+        plans["configurations"]["3d_fullres"]["resampling_fn_data_kwargs"] = json!({key: value});
+        let error = configuration(&plans, "3d_fullres").unwrap_err().to_string();
+        assert!(error.contains(key), "{error}");
+    }
 }
 
 #[test]

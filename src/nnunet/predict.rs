@@ -23,7 +23,7 @@ use super::slabs::{self, Slabs};
 use super::sliding_window::{Air, ImageSlices, LogitsSink, SlidingWindow};
 use super::window_grid::WindowGrid;
 use crate::geometry::orientation::Turn;
-use crate::geometry::resample::ResampleOptions;
+use crate::geometry::resample::{ResampleFunction, ResampleOptions};
 use crate::nn::{Compute, Network};
 use crate::progress::Progress;
 use crate::volume::{Grid, LabelMap, Volume};
@@ -434,14 +434,19 @@ impl Predictor {
             Some(plan) if self.flips.is_empty() => threads * plan.box_bytes_per_thread(),
             _ => size_of::<f32>() * heads * voxels,
         };
+        let logit_bytes = match self.options.accumulate {
+            Accumulate::Half => size_of::<f16>(),
+            Accumulate::Float => size_of::<f32>(),
+        };
         Ok(Needs {
             images: self.preprocessor.normalization.len(),
             channels: self.preprocessor.channels(),
             heads,
             folds: self.networks.len(),
-            logit_bytes: match self.options.accumulate {
-                Accumulate::Half => size_of::<f16>(),
-                Accumulate::Float => size_of::<f32>(),
+            logit_bytes,
+            resampled_bytes: match self.logits_resampling.function {
+                ResampleFunction::Splines => logit_bytes,
+                ResampleFunction::Torch => size_of::<f32>(),
             },
             probabilities: self.options.probabilities,
             masked: self.preprocessor.needs_mask(),

@@ -17,7 +17,8 @@ use super::plans::{Configuration, Normalization, Plans, Resampling};
 use super::predict_error::PredictError;
 use crate::geometry::bounds::BoundingBox;
 use crate::geometry::resample::{
-    Interpolation, ResampleOptions, SeparateAxis, new_shape, resample_labels, resample_to_shape,
+    Interpolation, ResampleFunction, ResampleOptions, SeparateAxis, new_shape, resample_labels,
+    resample_to_shape,
 };
 use crate::progress::Progress;
 use crate::topology::fill_holes;
@@ -462,6 +463,11 @@ pub fn resample_options(resampling: Resampling) -> Result<ResampleOptions, Predi
         }),
     };
     Ok(ResampleOptions {
+        function: if resampling.torch {
+            ResampleFunction::Torch
+        } else {
+            ResampleFunction::Splines
+        },
         interpolation: interpolation(resampling.order)?,
         along_separate_axis: interpolation(resampling.order_z)?,
         separate_axis: match resampling.force_separate_z {

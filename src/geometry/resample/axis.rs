@@ -11,6 +11,9 @@ pub enum Alignment {
     /// `o * (n_in - 1) / (n_out - 1)`; a single output sample takes the first source sample.
     /// `scipy.ndimage.zoom` as `TotalSegmentator` calls it.
     Centres,
+    /// As `Faces`, evaluated in `f32` and kept inside the first sample:
+    /// `torch.nn.functional.interpolate(align_corners=False)` and its `nearest-exact`.
+    Torch,
 }
 
 /// Two neighbours and their weights.
@@ -35,12 +38,16 @@ pub(super) const SPLINE_PADDING: usize = 12;
 fn positions(n_in: usize, n_out: usize, alignment: Alignment) -> impl Iterator<Item = f64> {
     let step = match alignment {
         Alignment::Faces => n_in as f64 / n_out as f64,
+        Alignment::Torch => f64::from(n_in as f32 / n_out as f32),
         Alignment::Centres if n_out > 1 => (n_in as f64 - 1.0) / (n_out as f64 - 1.0),
         Alignment::Centres => 1.0,
     };
     (0..n_out).map(move |index| match alignment {
         Alignment::Faces => (index as f64 + 0.5) * step - 0.5,
         Alignment::Centres => index as f64 * step,
+        Alignment::Torch => {
+            f64::from((step as f32 * (index as f32 + 0.5) - 0.5).clamp(0.0, n_in as f32 - 1.0))
+        }
     })
 }
 
@@ -50,6 +57,13 @@ fn clamped(position: f64, n_in: usize) -> f64 {
 
 /// Nearest source index of every output sample; halves go up. `n_in` is positive.
 pub(super) fn nearest(n_in: usize, n_out: usize, alignment: Alignment) -> Vec<usize> {
+    if alignment == Alignment::Torch {
+        let step = n_in as f32 / n_out as f32;
+        return (0..n_out)
+            .map(|index| ((index as f32 + 0.5) * step).floor() as usize)
+            .map(|index| index.min(n_in - 1))
+            .collect();
+    }
     positions(n_in, n_out, alignment)
         .map(|position| (clamped(position, n_in) + 0.5).floor() as usize)
         .map(|index| index.min(n_in - 1))

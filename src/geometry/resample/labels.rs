@@ -3,13 +3,14 @@
 use super::axis::{self, Alignment, LinearTap};
 use super::nnunet::{front, on_front_axis};
 use super::{
-    Interpolation, ResampleError, ResampleOptions, Sample, build, check_shapes, cubic,
-    resize_nearest, separate_axis,
+    Interpolation, ResampleError, ResampleFunction, ResampleOptions, Sample, build, check_shapes,
+    cubic, resize_nearest, separate_axis,
 };
+use half::f16;
 use ndarray::{Array3, ArrayView3, Axis};
 use rayon::prelude::*;
 
-/// nnU-Net's resampling of a label map (`resample_data_or_seg_to_shape(is_seg=True)`), one channel:
+/// nnU-Net's resampling of a label map (`is_seg=True`), one channel:
 /// `labels` (`[z, y, x]`, spacing `current_mm`) to `shape` (spacing `new_mm`).
 ///
 /// * Nearest: copies.
@@ -20,6 +21,8 @@ use rayon::prelude::*;
 /// * One axis handled apart ([`separate_axis`]): the above inside every slice, then along the axis
 ///   the nearest slice. `options.along_separate_axis` other than nearest lets, in ascending order,
 ///   every label whose interpolated 0/1 map exceeds one half after rounding take the voxel.
+/// * [`ResampleFunction::Torch`]: linear as above, with the membership times 1000 rounded to `f16` before
+///   it is compared, as PyTorch stores it; ties go to the smallest tied label.
 ///
 /// Linear needs no per-label pass: an output voxel looks at its eight neighbours only, and sums their
 /// weights per label in SciPy's order, so that ties are ties of the same bits. Cost: O(output), cubic
@@ -49,16 +52,17 @@ where
     let Some(axis) = apart else {
         return match options.interpolation {
             Interpolation::Nearest => resize_nearest(labels, shape, Alignment::Faces),
-            Interpolation::Linear => Ok(linear(labels, shape)),
+            Interpolation::Linear => Ok(linear(labels, shape, options.function)),
             Interpolation::Cubic => cubic_argmax(labels, shape),
         };
     };
     let mut between = shape;
     between[axis] = source_shape[axis];
+    let alignment = options.function.alignment();
     let middle = match options.interpolation {
         Interpolation::Nearest => resize_nearest(labels, between, Alignment::Faces)?,
         // An axis that keeps its length has taps of weight one, so the volume can be done at once.
-        Interpolation::Linear => linear(labels, between),
+        Interpolation::Linear => linear(labels, between, options.function),
         Interpolation::Cubic => {
             let mut failure = None;
             let middle = on_front_axis(labels, axis, |labels| {
@@ -80,7 +84,7 @@ where
     };
     match options.along_separate_axis {
         _ if between == shape => Ok(middle),
-        Interpolation::Nearest => resize_nearest(middle.view(), shape, Alignment::Faces),
+        Interpolation::Nearest => resize_nearest(middle.view(), shape, alignment),
         along => along_axis(&middle, shape, along),
     }
 }
@@ -103,6 +107,17 @@ impl<T: Copy + Ord> Scores<T> {
         self.used += 1;
     }
 
+    /// Label with the largest sum of those that PyTorch stores; ties to the smallest.
+    fn winner_in_half(&self) -> Option<T> {
+        let stored = |sum: f64| f16::from_f32((sum * 1000.0) as f32);
+        let ranked = self.entries[..self.used]
+            .iter()
+            .map(|&(label, sum)| (stored(sum), std::cmp::Reverse(label)));
+        ranked
+            .max_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)))
+            .map(|(_, label)| label.0)
+    }
+
     /// Label with the largest sum; ties to `nearest`, otherwise to the smallest label.
     fn winner(&self, nearest: T) -> T {
         let Some((&opening, others)) = self.entries[..self.used].split_first() else {
@@ -121,12 +136,17 @@ impl<T: Copy + Ord> Scores<T> {
     }
 }
 
-fn linear<T: Sample + Ord>(labels: ArrayView3<'_, T>, shape: [usize; 3]) -> Array3<T> {
+fn linear<T: Sample + Ord>(
+    labels: ArrayView3<'_, T>,
+    shape: [usize; 3],
+    function: ResampleFunction,
+) -> Array3<T> {
+    let alignment = function.alignment();
     let source: [usize; 3] = labels.dim().into();
     let taps: [Vec<LinearTap>; 3] =
-        std::array::from_fn(|axis| axis::linear(source[axis], shape[axis], Alignment::Faces));
+        std::array::from_fn(|axis| axis::linear(source[axis], shape[axis], alignment));
     let nearest: [Vec<usize>; 3] =
-        std::array::from_fn(|axis| axis::nearest(source[axis], shape[axis], Alignment::Faces));
+        std::array::from_fn(|axis| axis::nearest(source[axis], shape[axis], alignment));
     let plane = shape[1] * shape[2];
     build(shape, |target: &mut [T]| {
         target
@@ -168,7 +188,12 @@ fn linear<T: Sample + Ord>(labels: ArrayView3<'_, T>, shape: [usize; 3]) -> Arra
                                     scores.add(row[x.high], weight * x.weights[1]);
                                 }
                             }
-                            scores.winner(nearest)
+                            match function {
+                                ResampleFunction::Splines => scores.winner(nearest),
+                                ResampleFunction::Torch => {
+                                    scores.winner_in_half().unwrap_or(nearest)
+                                }
+                            }
                         };
                     }
                 }
@@ -329,7 +354,7 @@ mod tests {
         ) {
             let labels = Array3::from_shape_vec([2, 3, 4], values).unwrap();
             prop_assume!(shape != [2, 3, 4]);
-            let fast = linear(labels.view(), shape);
+            let fast = linear(labels.view(), shape, ResampleFunction::Splines);
             let nearest = resize_nearest(labels.view(), shape, Alignment::Faces).unwrap();
             let found = present(labels.view());
             let scores: Vec<Array3<f64>> = found

@@ -40,6 +40,7 @@ pub struct LinearResampler {
     source_shape: [usize; 3],
     target_shape: [usize; 3],
     taps: [Vec<LinearTap>; 3],
+    alignment: Alignment,
     summation: Summation,
 }
 
@@ -76,6 +77,7 @@ impl LinearResampler {
             source_shape,
             target_shape,
             taps,
+            alignment,
             summation,
         })
     }
@@ -92,7 +94,7 @@ impl LinearResampler {
             *taps = axis::nearest_taps(
                 self.source_shape[axis],
                 self.target_shape[axis],
-                Alignment::Faces,
+                self.alignment,
             );
         }
         self

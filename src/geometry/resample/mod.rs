@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | aligned outer faces, splines of order 0, 1, 3 | [`resize`], [`LinearResampler`] | `skimage.transform.resize` |
 //! | the same, with anisotropic axes handled apart | [`resample_to_shape`], [`resample_labels`] | nnU-Net |
-//! | the same, linear in `f32` | [`resize_torch`] | nnU-Net's `resample_torch_fornnunet` |
+//! | the same, linear with weights in `f32` | [`ResampleOptions::TORCH`] | nnU-Net's `resample_torch_fornnunet` |
 //! | places in the patient, linear | [`resample_to_grid`] | `SimpleITK.Resample` |
 //! | aligned voxel centres | [`zoom_to_shape`], [`zoom_to_spacing`] | `scipy.ndimage.zoom`, `TotalSegmentator` |
 //!
@@ -23,7 +23,6 @@ mod nearest;
 mod nnunet;
 mod sample;
 mod slices;
-mod torch;
 mod world;
 mod zoom;
 
@@ -32,12 +31,11 @@ pub use labels::resample_labels;
 pub use linear::{LinearResampler, Summation};
 pub use nearest::resize_nearest;
 pub use nnunet::{
-    ANISOTROPY_THRESHOLD, ResampleOptions, SeparateAxis, new_shape, resample_to_shape,
-    separate_axis,
+    ANISOTROPY_THRESHOLD, ResampleFunction, ResampleOptions, SeparateAxis, new_shape,
+    resample_to_shape, separate_axis,
 };
 pub use sample::Sample;
 pub use slices::SliceResampler;
-pub use torch::resize_torch;
 pub use world::resample_to_grid;
 pub use zoom::{zoom_to_shape, zoom_to_spacing, zoomed_grid, zoomed_shape};
 
@@ -139,7 +137,7 @@ fn resize_aligned<T: Sample, U: Sample>(
             // scipy.ndimage.zoom itself never clips; scikit-image does.
             let range = match alignment {
                 Alignment::Faces => cubic::value_range(data),
-                Alignment::Centres => None,
+                Alignment::Centres | Alignment::Torch => None,
             };
             Ok(cubic::resize(data, shape, alignment, range))
         }

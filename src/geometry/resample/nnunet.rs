@@ -5,7 +5,8 @@
 use super::axis::{self, Alignment};
 use super::cubic::{self, PlaneResampler};
 use super::{
-    Interpolation, LinearResampler, ResampleError, Sample, build, check_shapes, nearest, resize,
+    Interpolation, LinearResampler, ResampleError, Sample, Summation, build, check_shapes, nearest,
+    resize,
 };
 use ndarray::{Array3, ArrayView2, ArrayView3, Axis};
 use rayon::prelude::*;
@@ -25,9 +26,32 @@ pub enum SeparateAxis {
     Never,
 }
 
-/// Keyword arguments of nnU-Net's `resample_data_or_seg_to_shape`.
+/// nnU-Net's resampling functions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum ResampleFunction {
+    /// `resample_data_or_seg_to_shape`: splines of SciPy and scikit-image.
+    #[default]
+    Splines,
+    /// `resample_torch_fornnunet`: `torch.nn.functional.interpolate`, linear, `nearest-exact` along a
+    /// separate axis.
+    Torch,
+}
+
+impl ResampleFunction {
+    /// Where samples fall.
+    pub(super) fn alignment(self) -> Alignment {
+        match self {
+            Self::Splines => Alignment::Faces,
+            Self::Torch => Alignment::Torch,
+        }
+    }
+}
+
+/// Which of nnU-Net's resampling functions, and its keyword arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResampleOptions {
+    /// The function.
+    pub function: ResampleFunction,
     /// `order`: interpolation of the volume, or inside slices when one axis is handled apart.
     pub interpolation: Interpolation,
     /// `order_z`: interpolation along the axis that is handled apart.
@@ -39,6 +63,7 @@ pub struct ResampleOptions {
 impl ResampleOptions {
     /// nnU-Net's defaults for images: cubic, nearest along a separate axis.
     pub const IMAGE: Self = Self {
+        function: ResampleFunction::Splines,
         interpolation: Interpolation::Cubic,
         along_separate_axis: Interpolation::Nearest,
         separate_axis: SeparateAxis::Automatic,
@@ -48,6 +73,26 @@ impl ResampleOptions {
         interpolation: Interpolation::Linear,
         ..Self::IMAGE
     };
+    /// `resample_torch_fornnunet` for everything.
+    pub const TORCH: Self = Self {
+        function: ResampleFunction::Torch,
+        ..Self::LOGITS
+    };
+
+    /// Linear in all axes, nearest along `apart`.
+    ///
+    /// # Errors
+    /// As [`LinearResampler::new`].
+    pub fn linear_resampler(
+        &self,
+        source: [usize; 3],
+        target: [usize; 3],
+        apart: Option<usize>,
+    ) -> Result<LinearResampler, ResampleError> {
+        let alignment = self.function.alignment();
+        let resampler = LinearResampler::with_alignment(source, target, alignment, Summation::Zyx)?;
+        Ok(resampler.with_nearest_axis(apart))
+    }
 }
 
 /// Shape after resampling `shape` from `current_mm` to `new_mm` spacing (all `[z, y, x]`):
@@ -114,7 +159,7 @@ fn check_spacing(spacing_mm: [f64; 3]) -> Result<(), ResampleError> {
     }
 }
 
-/// nnU-Net's `resample_data_or_seg_to_shape` for one channel of an image or of logits: `data`
+/// nnU-Net's resampling for one channel of an image or of logits: `data`
 /// (`[z, y, x]`, spacing `current_mm`) to `shape` (spacing `new_mm`), stored in the type of `data`.
 ///
 /// An unchanged shape returns a copy. Spacings only decide whether one axis is handled apart
@@ -122,7 +167,9 @@ fn check_spacing(spacing_mm: [f64; 3]) -> Result<(), ResampleError> {
 /// slice's own range; a slice whose in-plane size stays is not touched) and the axis itself by
 /// `options.along_separate_axis`. Otherwise this is [`resize`].
 ///
-/// Linear results equal nnU-Net's bit for bit, in `f32` and in `f16`. Cost: O(output); memory: the
+/// Linear results of [`ResampleFunction::Splines`] equal nnU-Net's bit for bit, in `f32` and in `f16`. Those of
+/// [`ResampleFunction::Torch`], which is always linear, equal PyTorch's up to the rounding of its `f32` sums,
+/// which its compiler fuses. Cost: O(output); memory: the
 /// result, about 80 `f64` planes for cubic volumes, and one `f64` volume only when a separate axis is
 /// interpolated cubically or after a cubic in-plane step.
 ///
@@ -143,6 +190,11 @@ pub fn resample_to_shape<T: Sample>(
     }
     if shape.contains(&0) {
         return Ok(Array3::default(shape));
+    }
+    if options.function == ResampleFunction::Torch {
+        return options
+            .linear_resampler(source_shape, shape, apart)?
+            .volume(data);
     }
     let Some(axis) = apart else {
         return resize(data, shape, options.interpolation);
@@ -263,6 +315,18 @@ pub(super) fn cubic_slice<T: Sample, U: Sample>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn torch_doubles_a_ramp_and_copies_along_a_separate_axis() {
+        let ramp = Array3::from_shape_vec([1, 1, 2], vec![0.0_f32, 4.0]).unwrap();
+        let torch = ResampleOptions::TORCH;
+        let out = resample_to_shape(ramp.view(), [1, 1, 4], [1.0; 3], [1.0; 3], torch).unwrap();
+        assert_eq!(out.as_slice().unwrap(), [0.0, 1.0, 3.0, 4.0]);
+        let (thick, thin) = ([8.0, 1.0, 1.0], [4.0, 1.0, 1.0]);
+        let data = Array3::from_shape_vec([2, 1, 1], vec![0.0_f32, 4.0]).unwrap();
+        let out = resample_to_shape(data.view(), [4, 1, 1], thick, thin, torch).unwrap();
+        assert_eq!(out.as_slice().unwrap(), [0.0, 0.0, 4.0, 4.0]);
+    }
     use half::f16;
     use ndarray::s;
 
@@ -341,7 +405,7 @@ mod tests {
                 let options = ResampleOptions {
                     interpolation,
                     along_separate_axis: along,
-                    separate_axis: AUTO,
+                    ..ResampleOptions::IMAGE
                 };
                 let first =
                     resample_to_shape(data.view(), [7, 9, 4], [5.0, 1.0, 1.0], [1.0; 3], options)

@@ -64,7 +64,7 @@ impl SliceResampler {
         if target.contains(&0) {
             return Ok(None);
         }
-        let linear = || LinearResampler::new(source, target);
+        let linear = || options.linear_resampler(source, target, None);
         let nearest = |resampler: LinearResampler, axes: Range<usize>| {
             axes.fold(resampler, |resampler, axis| {
                 resampler.with_nearest_axis(Some(axis))
@@ -193,7 +193,7 @@ impl SliceResampler {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{SeparateAxis, resample_to_shape};
+    use super::super::resample_to_shape;
     use super::*;
     use ndarray::{Array3, Axis};
 
@@ -220,8 +220,7 @@ mod tests {
             ] {
                 let options = ResampleOptions {
                     interpolation,
-                    along_separate_axis: Interpolation::Nearest,
-                    separate_axis: SeparateAxis::Automatic,
+                    ..ResampleOptions::IMAGE
                 };
                 let expected =
                     resample_to_shape(data.view(), target, current, [1.0; 3], options).unwrap();

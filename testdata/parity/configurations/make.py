@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """make.py - small cases of every nnU-Net configuration, predicted by nnU-Net itself (nnunetv2 2.8.1, torch 2.15.0, CPU).
 
-    python testdata/parity/configurations/make.py
+    python -P testdata/parity/configurations/make.py [CASE...]
 
 Each folder beside this file holds input/, model/<Trainer__Plans__configuration>/, expected.nii.gz (written by nnU-Net) and
 probabilities.npz (key probabilities, float32, as --save_probabilities writes it). The networks have random
@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import shutil
+import sys
 import tempfile
 
 for key in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
@@ -142,6 +143,8 @@ def predict(model, files, out, folds, checkpoint, mirroring, previous=None, prob
 
 def case(name, images, plan, data, config, seed, affine=None, folds=(0,), axes=None, mirroring=False,
          checkpoint="checkpoint_final.pth", keep=True, lowres=None):
+    if sys.argv[1:] and name not in sys.argv[1:]:
+        return
     folder = HERE / name
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "input").mkdir(parents=True)
@@ -207,7 +210,8 @@ def main():
 
     case("residual", [image(rng, (22, 20, 14))], plans(one(**iso, arch=small("ResidualEncoderUNet"))), dataset(LABELS),
          "3d_fullres", 100, spaced(1.7, 1.6, 2.5))
-    postprocess(HERE / "residual")
+    if not sys.argv[1:]:
+        postprocess(HERE / "residual")
     bottleneck = small("ResidualEncoderUNet", more={
         "block": "dynamic_network_architectures.building_blocks.residual.BottleneckD", "bottleneck_channels": [2, 4],
         "stem_channels": 6})
@@ -269,6 +273,18 @@ def main():
                "3d_cascade_fullres": {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}}
     case("cascade", [image(rng, (22, 20, 14))], plans(cascade), dataset(LABELS), "3d_cascade_fullres", 230,
          spaced(1.7, 1.6, 2.5), lowres="3d_lowres")
+
+    rng = np.random.default_rng(10)
+    for stage in (low, cascade["3d_fullres"]):
+        for key, seg in (("data", False), ("seg", True), ("probabilities", False)):
+            stage[f"resampling_fn_{key}"] = "resample_torch_fornnunet"
+            stage[f"resampling_fn_{key}_kwargs"] = {"is_seg": seg, "force_separate_z": None,
+                                                    "memefficient_seg_resampling": False}
+    case("torch_resampling", [image(rng, (22, 20, 14))], plans(cascade), dataset(LABELS), "3d_cascade_fullres", 240,
+         spaced(1.7, 1.6, 2.5), lowres="3d_lowres")
+    thick = {"3d_fullres": {**aniso, **{key: value for key, value in low.items() if key.startswith("resampling")}}}
+    case("torch_anisotropic", [image(rng, (22, 20, 9))], plans(thick), dataset(LABELS), "3d_fullres", 250,
+         spaced(1.0, 1.0, 6.5), axes=(0, 1, 2), mirroring=True)
 
 
 main()
