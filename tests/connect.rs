@@ -71,6 +71,33 @@ fn few_large_voxels_are_a_vessel_and_few_small_ones_an_island() {
     assert_eq!(bridges(3.0), (2, 1));
 }
 
+#[test]
+fn a_speck_on_thick_slices_is_no_tube() {
+    // Along z, slices 4 mm apart.
+    let is_part = |half_length: f64, radius: f64| {
+        let mut map = Array3::zeros([24, 24, 24]);
+        let [low, high] = [-half_length, half_length].map(|z| [12.0 + z, 12.0, 12.0]);
+        tube(&mut map, low, high, radius, 1);
+        let repair = connect(
+            map.view(),
+            [4.0, 0.8, 0.8],
+            1,
+            &ConnectOptions::default(),
+            None,
+        );
+        let [piece] = &repair.unwrap().pieces[..] else {
+            panic!("one piece")
+        };
+        assert!(
+            (20..48).contains(&piece.voxels) && piece.elongation > 3.0,
+            "{piece:?}"
+        );
+        piece.is_eligible
+    };
+    assert!(!is_part(0.0, 2.0), "33 voxels, 5 slices");
+    assert!(is_part(3.0, 1.0), "37 voxels, 9 slices");
+}
+
 /// A tube along x with a gap of 7 voxels.
 fn gap() -> Array3<u16> {
     let mut map = Array3::zeros([24, 24, 60]);

@@ -172,7 +172,7 @@ impl<'a> Thinning<'a> {
     /// Thins the component of these voxels.
     fn thin(&self, mut voxels: Vec<u32>) {
         let depth = |index: u32| self.depth_mm[index as usize];
-        voxels.par_sort_unstable_by(|&a, &b| depth(a).total_cmp(&depth(b)).then(a.cmp(&b)));
+        sort_by_depth(&mut voxels, depth);
         for layer in voxels.chunk_by(|&a, &b| depth(a) == depth(b)) {
             self.peel(layer, depth(layer[0]));
         }
@@ -248,6 +248,36 @@ impl<'a> Thinning<'a> {
     }
 }
 
+/// Sorts by depth; equal ones stay in the order in which they come. Depths are put into boxes of equal width first,
+/// most of which then hold one depth only: there are few distances between voxels of a grid.
+fn sort_by_depth(voxels: &mut [u32], depth: impl Fn(u32) -> f64) {
+    const BOXES: usize = 4096;
+    let deepest = voxels.iter().map(|&index| depth(index)).fold(0.0, f64::max);
+    if voxels.len() < BOXES || deepest == 0.0 {
+        voxels.sort_by(|&a, &b| depth(a).total_cmp(&depth(b)));
+        return;
+    }
+    let per_mm = (BOXES - 1) as f64 / deepest;
+    let box_of = |index: u32| ((depth(index) * per_mm) as usize).min(BOXES - 1);
+    let mut ends = vec![0_usize; BOXES + 1];
+    for &index in &*voxels {
+        ends[box_of(index) + 1] += 1;
+    }
+    for at in 1..=BOXES {
+        ends[at] += ends[at - 1];
+    }
+    // Where each box begins; while it is filled, where its next voxel goes.
+    let mut sorted = vec![0; voxels.len()];
+    for &index in &*voxels {
+        let at = &mut ends[box_of(index)];
+        sorted[*at] = index;
+        *at += 1;
+    }
+    voxels.copy_from_slice(&sorted);
+    let boxes = voxels.chunk_by_mut(|&a, &b| box_of(a) == box_of(b));
+    boxes.for_each(|of_one| of_one.sort_by(|&a, &b| depth(a).total_cmp(&depth(b))));
+}
+
 /// [`is_simple`]'s bits for the voxels around one, from a test of each step `[z, y, x]`.
 pub(super) fn bits_around(mut is_set: impl FnMut([isize; 3]) -> bool) -> u32 {
     let mut bits = 0;
@@ -319,6 +349,20 @@ mod tests {
         assert!(is_simple(!right), "a flat surface");
         assert!(!is_simple(!below_right), "behind an edge");
         assert!(!is_simple(!right & !left), "a plug");
+    }
+
+    #[test]
+    fn sorting_by_depth_keeps_the_order_of_equals() {
+        let depth = |index: u32| {
+            f64::from(index.wrapping_mul(2_654_435_761) % 97).sqrt() + 1e-9 * f64::from(index % 2)
+        };
+        for count in [0, 5, 4095, 4096, 20_000] {
+            let mut voxels: Vec<u32> = (0..count).collect();
+            let mut expected = voxels.clone();
+            sort_by_depth(&mut voxels, depth);
+            expected.sort_by(|&a, &b| depth(a).total_cmp(&depth(b)).then(a.cmp(&b)));
+            assert!(voxels == expected, "{count} voxels");
+        }
     }
 
     #[test]

@@ -65,6 +65,8 @@ pub(super) struct Search<'a> {
     fine: f64,
     /// Pieces that run side by side.
     companions: BTreeMap<(u32, u32), f64>,
+    /// Point of the graph that each voxel belongs to.
+    owner: Vec<u32>,
     thickest_tip: BTreeMap<u32, f64>,
 }
 
@@ -80,32 +82,38 @@ impl<'a> Search<'a> {
             let known = thickest_tip.entry(tip.piece).or_insert(tip.radius_mm);
             *known = tip.radius_mm.max(*known);
         }
-        let companions = match options.company_reach_mm {
+        let company_of_all = || match options.company_reach_mm {
             Some(reach) => company(anatomy, reach),
             None => BTreeMap::new(),
         };
+        // One piece often holds most voxels, which are walked through one by one: another thread has time.
+        let (owner, companions) = rayon::join(|| anatomy.owners(), company_of_all);
         Self {
             anatomy,
             options,
             anchors,
             fine,
             companions,
+            owner,
             thickest_tip,
         }
     }
 
     /// All candidates, in no particular order; see [`sort`].
     pub fn run(&self) -> Vec<Candidate> {
-        let mut found: Vec<Candidate> = (0..self.anatomy.tips.len())
-            .into_par_iter()
-            .flat_map_iter(|number| {
-                let mut found = self.tip_to_tips(number);
-                found.extend(self.tip_to_bodies(number));
-                found.extend(self.tip_to_anchors(number));
-                found
-            })
-            .collect();
-        found.extend(self.blunt_pairs());
+        let of_tips = || -> Vec<Candidate> {
+            (0..self.anatomy.tips.len())
+                .into_par_iter()
+                .flat_map_iter(|number| {
+                    let mut found = self.tip_to_tips(number);
+                    found.extend(self.tip_to_bodies(number));
+                    found.extend(self.tip_to_anchors(number));
+                    found
+                })
+                .collect()
+        };
+        let (mut found, blunt) = rayon::join(of_tips, || self.blunt_pairs());
+        found.extend(blunt);
         found
     }
 
@@ -207,7 +215,7 @@ impl<'a> Search<'a> {
                     return;
                 }
                 // It hangs on a vessel at least as thick as itself.
-                let owner = anatomy.owner[index];
+                let owner = self.owner[index];
                 let body = anatomy
                     .radius_at
                     .get(owner as usize)

@@ -49,8 +49,6 @@ pub(super) struct Anatomy {
     pub pieces: Vec<Piece>,
     pub tips: Vec<Tip>,
     pub graph: SkeletonGraph,
-    /// Point of the graph that each voxel belongs to.
-    pub owner: Vec<u32>,
     /// Radius of the tube around each point of the graph, smoothed along it, in mm.
     pub radius_at: Vec<f64>,
     /// Tips that were left out because the vessel runs out of the volume there.
@@ -80,6 +78,10 @@ pub struct Eligibility {
     pub sure_length_mm: f64,
     /// Least elongation of all others.
     pub least_elongation: f64,
+    /// Wherever an elongation is asked for, a piece must have it in voxels as well as in mm, or be this many times as
+    /// long as thick in voxels. A speck of noise is a ball of voxels, but a tube in mm where slices lie far apart; a
+    /// vessel within thick slices is flat in voxels. Where voxels are cubes this changes nothing.
+    pub least_voxel_slenderness: f64,
 }
 
 /// Size from which one voxel counts as several, in mm³: specks of noise have few voxels whatever these measure, but a
@@ -97,17 +99,19 @@ impl Default for Eligibility {
             sure_voxels: 100,
             sure_length_mm: 16.0,
             least_elongation: 2.0,
+            least_voxel_slenderness: 4.0,
         }
     }
 }
 
 impl Anatomy {
     pub fn new(foreground: Foreground, rule: Eligibility, volume_shape: [usize; 3]) -> Self {
-        let depth = foreground.depth_mm();
-        let (piece_of, count) = foreground.components();
-        let graph = SkeletonGraph::of(&foreground, &depth);
-        let pieces = pieces(&foreground, &piece_of, count, &depth, rule);
-        let owner = graph.owners(&foreground, &piece_of);
+        let (depth, (piece_of, count)) =
+            rayon::join(|| foreground.depth_mm(), || foreground.components());
+        let (graph, pieces) = rayon::join(
+            || SkeletonGraph::of(&foreground, &depth),
+            || pieces(&foreground, &piece_of, count, &depth, rule),
+        );
         let radius_at = smooth_radii(&graph);
         let mut anatomy = Self {
             foreground,
@@ -115,12 +119,16 @@ impl Anatomy {
             pieces,
             tips: Vec::new(),
             graph,
-            owner,
             radius_at,
             border_tips: 0,
         };
         anatomy.find_tips(volume_shape);
         anatomy
+    }
+
+    /// Point of the graph that each voxel belongs to.
+    pub fn owners(&self) -> Vec<u32> {
+        self.graph.owners(&self.foreground, &self.piece_of)
     }
 
     pub fn fine_mm(&self) -> f64 {
@@ -249,9 +257,12 @@ fn pieces(
             let [width, thickness] = [1, 2].map(|axis| spread[axis].max(0.3 * fine));
             let elongation = spread[0] / width;
             let size = voxels.len() as f64 * counts_as;
+            let is_sure = size >= rule.sure_voxels as f64;
+            let is_elongated =
+                |least: f64| elongation >= least && is_no_ball(foreground, voxels, least, rule);
             let is_tube = size >= rule.firm_voxels as f64
-                || elongation >= rule.least_tube_elongation
-                    && width <= rule.most_flatness * thickness;
+                || width <= rule.most_flatness * thickness
+                    && is_elongated(rule.least_tube_elongation);
             Piece {
                 voxels: voxels.len(),
                 first_voxel: foreground.voxel(voxels[0] as usize),
@@ -265,12 +276,26 @@ fn pieces(
                 is_eligible: size >= rule.least_voxels as f64
                     && is_tube
                     && length_mm >= rule.least_length_mm.max(4.0 * fine)
-                    && (elongation >= rule.least_elongation
+                    && (is_sure
                         || length_mm > rule.sure_length_mm
-                        || size >= rule.sure_voxels as f64),
+                        || is_elongated(rule.least_elongation)),
             }
         })
         .collect()
+}
+
+/// Whether voxels, taken for cubes, are elongated or flat enough; see [`Eligibility::least_voxel_slenderness`].
+fn is_no_ball(
+    foreground: &Foreground,
+    voxels: &[u32],
+    least_elongation: f64,
+    rule: Eligibility,
+) -> bool {
+    let places = voxels
+        .iter()
+        .map(|&index| foreground.voxel(index as usize).map(|at| at as f64));
+    let ([long, wide, thin], _) = principal_axes(places);
+    long >= least_elongation * wide.max(0.3) || long >= rule.least_voxel_slenderness * thin.max(0.3)
 }
 
 /// Median radius over the five nearest points of each branch.
