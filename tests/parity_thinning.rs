@@ -34,7 +34,7 @@ fn skeletons_of_the_reference_masks_keep_their_topology_as_lee_does() {
     let text = include_str!("../testdata/parity/thinning/betti.json");
     let content: Value = serde_json::from_str(text).unwrap();
     let cases = content["cases"].as_array().unwrap();
-    assert!(cases.len() > 30);
+    assert!(cases.len() > 140);
     let mut pieces_lost_by_lee = 0;
     for case in cases {
         let file = case["file"].as_str().unwrap();
@@ -71,5 +71,5 @@ fn skeletons_of_the_reference_masks_keep_their_topology_as_lee_does() {
             pieces_lost_by_lee += 1;
         }
     }
-    assert_eq!(pieces_lost_by_lee, 3, "of {} masks", cases.len());
+    assert_eq!(pieces_lost_by_lee, 5, "of {} masks", cases.len());
 }

@@ -19,12 +19,13 @@ def betti(mask):
 shared = sys.argv[1]
 cases = []
 names = sorted(glob.glob(shared + "/reference/topology/[uv]*/*/[bt]r*.nii.gz"))
+names += sorted(glob.glob(shared + "/reference/mesh/*/mask.nii.gz"))
 names += sorted(glob.glob(shared + "/data/ct_aorta_dissection/*.nii.gz"))
 for name in names:
     if "ct_cropped" in name:
         continue
     values = np.asarray(nibabel.load(name).dataobj)
-    wanted = [1, 2, 6] if "reference" in name else sorted(int(v) for v in np.unique(values) if v > 0)
+    wanted = [1, 2, 6] if "topology" in name else sorted(int(v) for v in np.unique(values) if v > 0)
     for label in wanted:
         mask = values == label
         if not mask.any():
