@@ -1,6 +1,7 @@
 //! The files of a study: a folder with its subfolders, one file, or the entries of a zip archive.
 
 use super::MOST_FILES;
+use crate::io::batch::listed_files;
 use crate::io::{Error, Limits, Result, display_name, starts_as_dicom};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -77,9 +78,13 @@ impl Source {
     }
 }
 
-/// Whether `path` is to be read by [`super::open`]: a DICOM file, a zip archive, or a folder in which
-/// or below which a DICOM file lies.
+/// Whether `path` is to be read by [`super::open`]: a DICOM file, several with commas between, a zip
+/// archive, or a folder in which or below which a DICOM file lies.
 pub fn is_study(path: &Path) -> bool {
+    let listed = listed_files(path);
+    if listed.len() > 1 {
+        return listed.iter().all(|file| starts_as_dicom(file));
+    }
     if !path.is_dir() {
         return starts_as_zip(path) || starts_as_dicom(path);
     }
@@ -108,7 +113,7 @@ pub(super) fn sources(path: &Path) -> Result<Vec<Source>> {
     if starts_as_zip(path) {
         return entries(path);
     }
-    Ok(vec![Source::file(path.to_owned())])
+    Ok(listed_files(path).into_iter().map(Source::file).collect())
 }
 
 fn walk(folder: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<()> {

@@ -83,8 +83,8 @@ struct Chosen {
     warnings: Vec<String>,
 }
 
-/// Opens the one image series in `path`, or the one that `choice` names: a SeriesInstanceUID, or a
-/// part of a UID or description. A segmentation is opened as a label map where there is no image series
+/// Opens the one image series in `path`, or the one that `choice` names: a SeriesInstanceUID or its end, or a
+/// regular expression for the whole UID or a part of the description. A segmentation is opened as a label map where there is no image series
 /// or where it is chosen.
 ///
 /// # Errors
@@ -104,7 +104,7 @@ pub fn open(path: &Path, choice: Option<&str>, limits: &Limits) -> Result<Reader
 /// How a study is read.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Reading<'a> {
-    /// The series to read, where there are several: a UID, or a part of a UID or description.
+    /// The series to read, where there are several, see [`open`].
     pub series: Option<&'a str>,
     /// Interpolate tilted and uneven slices into an even volume instead of refusing them.
     pub resample_irregular: bool,
@@ -290,10 +290,25 @@ fn study(path: &Path, name: &str, limits: &Limits) -> Result<Study> {
 }
 
 fn choose(listed: &[Series], choice: Option<&str>, name: &str) -> Result<String> {
-    let fits = |series: &&Series| match choice {
+    let pattern = |text: &str, whole: bool| {
+        let expression = match whole {
+            true => format!("^(?:{text})$"),
+            false => text.to_owned(),
+        };
+        regex_lite::Regex::new(&expression)
+            .map_err(|error| Error::Parameter(format!("series {text:?}: {error}")))
+    };
+    let patterns = match choice {
+        None => None,
+        Some(text) => Some((text, pattern(text, true)?, pattern(text, false)?)),
+    };
+    let fits = |series: &&Series| match &patterns {
         None => true,
-        Some(text) => {
-            series.uid == text || series.uid.ends_with(text) || series.description.contains(text)
+        Some((text, whole, part)) => {
+            series.uid.ends_with(text)
+                || whole.is_match(&series.uid)
+                || series.description.contains(text)
+                || part.is_match(&series.description)
         }
     };
     let found: Vec<&Series> = listed.iter().filter(fits).collect();

@@ -5,7 +5,8 @@
 //! channels the files are grouped by nnU-Net's names (`<case>_0000.nii.gz`, `<case>_0001.nii.gz`, …)
 //! and every case must be complete.
 //!
-//! A folder without volumes is a DICOM study, or a folder of studies of which each is a case.
+//! A folder without volumes is a DICOM study, or a folder of studies of which each is a case. DICOM files
+//! with commas between are one series where a case has one channel.
 //!
 //! Names are kept exactly: only the ending (and the channel number) is taken off, so `a.v1.nii`
 //! becomes `a.v1.nii.gz` and never `a.nii.gz`; names need not be UTF-8. Two cases with one output
@@ -157,6 +158,18 @@ impl Cases {
     }
 }
 
+/// The file itself, also where its name has a comma, or the files with commas between.
+pub fn listed_files(input: &Path) -> Vec<PathBuf> {
+    if input.exists() {
+        return vec![input.to_owned()];
+    }
+    let bytes = input.as_os_str().as_bytes();
+    let parts = bytes.split(|&byte| byte == b',');
+    parts
+        .map(|part| PathBuf::from(OsStr::from_bytes(part)))
+        .collect()
+}
+
 /// File name without the ending of its format, whatever its case; the whole name where it has none.
 pub fn case_name(path: &Path) -> OsString {
     let name = path.file_name().unwrap_or_default().as_bytes();
@@ -186,25 +199,23 @@ fn split_channel(stem: &OsStr) -> Option<(OsString, usize)> {
 
 /// One file, or the channel files of one case with commas between.
 fn single_case(input: &Path, channels: Option<usize>) -> Result<Case> {
-    let files = if input.exists() {
-        vec![input.to_owned()] // also a file with a comma in its name
-    } else {
-        let parts: Vec<PathBuf> = input
-            .as_os_str()
-            .as_bytes()
-            .split(|&byte| byte == b',')
-            .map(|part| PathBuf::from(OsStr::from_bytes(part)))
-            .collect();
-        for part in &parts {
-            if !part.is_file() {
-                return Err(Error::Parameter(format!(
-                    "input {}: there is no such file",
-                    display_name(part)
-                )));
-            }
-        }
-        parts
-    };
+    let files = listed_files(input);
+    if let Some(missing) = files.iter().find(|file| !file.is_file()) {
+        return Err(Error::Parameter(format!(
+            "input {}: there is no such file",
+            display_name(missing)
+        )));
+    }
+    // Several files for a single channel are the slices of a series.
+    if channels == Some(1) && files.len() > 1 && files.iter().all(|file| starts_as_dicom(file)) {
+        return Ok(Case {
+            id: files
+                .first()
+                .map(|file| case_name(file))
+                .unwrap_or_default(),
+            channels: vec![input.to_owned()],
+        });
+    }
     if let Some(expected) = channels.filter(|&n| files.len() > 1 && files.len() != n) {
         return Err(Error::Parameter(format!(
             "input {}: has {} channel files, expected {expected}",

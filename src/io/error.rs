@@ -103,7 +103,10 @@ impl Error {
     }
 }
 
-/// A file name for messages: control characters escaped so that a message stays one line, `-` spelled out.
+/// Longest list of files that is shown whole, in bytes.
+const LONGEST_LIST: usize = 400;
+
+/// A file name for messages: control characters escaped so that a message stays one line, `-` spelled out, long lists of files shortened.
 pub fn display_name(path: &Path) -> String {
     let shown = path.display().to_string();
     if shown == "-" {
@@ -112,6 +115,13 @@ pub fn display_name(path: &Path) -> String {
     if shown.is_empty() {
         return "\"\"".to_owned();
     }
+    let shown = match shown.split_once(',') {
+        // The slices of a series, one by one.
+        Some((first, rest)) if shown.len() > LONGEST_LIST && !path.exists() => {
+            format!("{first} and {} more files", rest.split(',').count())
+        }
+        _ => shown,
+    };
     let mut escaped = String::with_capacity(shown.len());
     for character in shown.chars() {
         if character.is_control() {

@@ -49,6 +49,31 @@ fn a_zip_reads_as_its_folder() {
 }
 
 #[test]
+fn files_with_commas_between_read_as_their_folder() {
+    let folder = folder(&even(6));
+    let listed = |numbers: &[usize]| {
+        let files = numbers
+            .iter()
+            .map(|number| folder.path().join(format!("IM{number:04}")));
+        let files: Vec<String> = files.map(|file| file.display().to_string()).collect();
+        PathBuf::from(files.join(","))
+    };
+    let path = listed(&[2, 0, 3, 5, 4, 1]);
+    let cases = medseg::io::batch::find_cases(std::slice::from_ref(&path), Some(1)).unwrap();
+    assert_eq!(cases.cases[0].channels, std::slice::from_ref(&path));
+    assert!(!cases.is_batch && dicom::is_study(&path));
+    let expected = read(folder.path()).unwrap();
+    let found = read(&path).unwrap();
+    assert_eq!(found.voxels, expected.voxels);
+    assert_eq!(found.grid(), expected.grid());
+    let gap = read(&listed(&[0, 1, 2, 4])).unwrap_err().to_string();
+    assert!(gap.contains("missing slice"), "{gap}");
+    let lost = listed(&[0, 1, 9]);
+    let error = medseg::io::batch::find_cases(&[lost], Some(1)).unwrap_err();
+    assert!(error.to_string().contains("IM0009: there is no such file"));
+}
+
+#[test]
 fn stacks_that_are_none_are_refused_by_name() {
     let changed = |change: &dyn Fn(&mut Vec<Slice>)| {
         let mut slices = even(6);
@@ -119,6 +144,17 @@ fn of_several_series_one_is_chosen() {
     assert_eq!(chosen.header().grid.shape[0], 2);
     assert_eq!(dicom::list(folder.path(), &LIMITS).unwrap().len(), 2);
     assert!(dicom::open(folder.path(), Some("9.9"), &LIMITS).is_err());
+    // The same by a regular expression, which must fit the whole UID.
+    let by_pattern = dicom::open(folder.path(), Some(r".*\.2\.7+"), &LIMITS).unwrap();
+    assert_eq!(
+        by_pattern.into_image().unwrap().voxels,
+        chosen.into_image().unwrap().voxels
+    );
+    assert!(dicom::open(folder.path(), Some(r"7+"), &LIMITS).is_err());
+    let broken = dicom::open(folder.path(), Some("(7"), &LIMITS)
+        .err()
+        .unwrap();
+    assert!(broken.to_string().contains("(7"), "{broken}");
 }
 
 #[test]

@@ -34,7 +34,8 @@ pub struct Global {
         hide_env_values = true
     )]
     pub memory_limit: Option<String>,
-    /// DICOM series to read where an input holds several: a UID or a part of UID or description
+    /// DICOM series to read where an input holds several: a UID or its end, or a regular expression
+    /// for the UID or a part of the description
     #[arg(long, global = true, value_name = "UID")]
     pub series: Option<String>,
     /// Interpolate DICOM series with a tilted gantry or uneven slices into an even volume (float32, linear)
