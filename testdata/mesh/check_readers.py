@@ -119,7 +119,7 @@ def check_merged(folder, rows):
         factor = document.materials[primitive.material].pbrMetallicRoughness.baseColorFactor
         near(f"pygltflib {name} colour", srgb(factor[:3]), row["rgb"], 1)
     for ending in ["obj", "glb"]:
-        scene = trimesh.load(folder / f"labels.{ending}", process=False, split_object=True, group_material=False)
+        scene = trimesh.load(folder / f"labels.{ending}", process=False, split_objects=True, group_material=False)
         # The names of a scene's geometries come from objects in OBJ and from meshes in glTF.
         found = {name: len(mesh.faces) for name, mesh in scene.geometry.items()}
         expect(f"trimesh labels.{ending}", sorted(found.values()), sorted(row["triangles"] for row in rows))
