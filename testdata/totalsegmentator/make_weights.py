@@ -3,6 +3,8 @@
     pip install TotalSegmentator==2.18.0
     python testdata/totalsegmentator/make_weights.py FOLDER [--tasks 291,292,...] [--base 8]
 
+901, 902 and 903 are models for the tasks `vessel`, `ureter` and `tumor`: FOLDER/Dataset901_vessel and so on.
+
 Writes FOLDER/DatasetNNN_standin/<trainer>__<plans>__3d_fullres with plans.json, dataset.json and fold_0. Nothing is
 learnt: the label maps are noise shaped by the image, which is what a comparison of two programs needs. A last
 bias makes background likely, so that organs are blobs and not everything.
@@ -24,10 +26,15 @@ MODELS = {
     299: (class_map["body"], "nnUNetTrainer", 1.5),
     300: (class_map["body"], "nnUNetTrainer", 6.0),
     8: (class_map["liver_vessels"], "nnUNetTrainer", 1.5),
+    901: ({1: "kidney", 2: "artery", 3: "vein"}, "nnUNetTrainer", 3.0),
+    902: ({1: "ureter", 2: "bladder"}, "nnUNetTrainer", 3.0),
+    903: ({1: "tumor", 2: "cyst"}, "nnUNetTrainer", 3.0),
 }
+NAMES = {901: "vessel", 902: "ureter", 903: "tumor"}
+CHANNELS = {901: ["CT", "CT"]}
 
 
-def plans(number, spacing, patch, features):
+def plans(number, spacing, patch, features, channels):
     stages = len(features)
     kernels = [[3, 3, 3]] * stages
     strides = [[1, 1, 1]] + [[2, 2, 2]] * (stages - 1)
@@ -43,8 +50,8 @@ def plans(number, spacing, patch, features):
         "experiment_planner_used": "ExperimentPlanner",
         "label_manager": "LabelManager",
         "foreground_intensity_properties_per_channel": {
-            "0": {"max": 3000.0, "mean": 50.0, "median": 50.0, "min": -1024.0, "percentile_00_5": -1000.0,
-                  "percentile_99_5": 1000.0, "std": 250.0}
+            str(channel): {"max": 3000.0, "mean": 50.0, "median": 50.0, "min": -1024.0, "percentile_00_5": -1000.0,
+                           "percentile_99_5": 1000.0, "std": 250.0} for channel in range(channels)
         },
         "configurations": {
             "3d_fullres": {
@@ -54,8 +61,8 @@ def plans(number, spacing, patch, features):
                 "patch_size": patch,
                 "median_image_size_in_voxels": patch,
                 "spacing": [spacing] * 3,
-                "normalization_schemes": ["CTNormalization"],
-                "use_mask_for_norm": [False],
+                "normalization_schemes": ["CTNormalization"] * channels,
+                "use_mask_for_norm": [False] * channels,
                 "resampling_fn_data": "resample_data_or_seg_to_shape",
                 "resampling_fn_seg": "resample_data_or_seg_to_shape",
                 "resampling_fn_data_kwargs": resampling,
@@ -92,10 +99,11 @@ def make(root, number, base, patch):
     classes, trainer, spacing = MODELS[number]
     torch.manual_seed(number)
     features = [base, 2 * base, 4 * base, 4 * base]
-    plan = plans(number, spacing, patch, features)
+    channels = CHANNELS.get(number, ["CT"])
+    plan = plans(number, spacing, patch, features, len(channels))
     arch = plan["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
     net = PlainConvUNet(
-        1, arch["n_stages"], features, torch.nn.Conv3d, arch["kernel_sizes"], arch["strides"],
+        len(channels), arch["n_stages"], features, torch.nn.Conv3d, arch["kernel_sizes"], arch["strides"],
         arch["n_conv_per_stage"], len(classes) + 1, arch["n_conv_per_stage_decoder"], True,
         torch.nn.InstanceNorm3d, {"eps": 1e-5, "affine": True}, None, None, torch.nn.LeakyReLU, {"inplace": True},
     )
@@ -108,19 +116,19 @@ def make(root, number, base, patch):
             else:
                 values.copy_(0.1 * torch.randn_like(values))
         # Background wins where no class stands out.
-        net.decoder.seg_layers[-1].bias[0] += 1.0
-    folder = root / f"Dataset{number:03d}_standin" / f"{trainer}__nnUNetPlans__3d_fullres"
+        net.decoder.seg_layers[-1].bias[0] += 4.0 if number in NAMES else 1.0
+    folder = root / f"Dataset{number:03d}_{NAMES.get(number, 'standin')}" / f"{trainer}__nnUNetPlans__3d_fullres"
     (folder / "fold_0").mkdir(parents=True, exist_ok=True)
     (folder / "plans.json").write_text(json.dumps(plan, indent=1))
     labels = {"background": 0, **{name: label for label, name in sorted(classes.items())}}
-    dataset = {"channel_names": {"0": "CT"}, "labels": labels, "numTraining": 1, "file_ending": ".nii.gz"}
+    dataset = {"channel_names": dict(enumerate(channels)), "labels": labels, "numTraining": 1, "file_ending": ".nii.gz"}
     (folder / "dataset.json").write_text(json.dumps(dataset, indent=1))
     torch.save(
         {
             "network_weights": net.state_dict(),
             "trainer_name": trainer,
             "init_args": {"configuration": "3d_fullres", "fold": 0},
-            "inference_allowed_mirroring_axes": (0, 1, 2),
+            "inference_allowed_mirroring_axes": None if number in NAMES else (0, 1, 2),
         },
         folder / "fold_0" / "checkpoint_final.pth",
     )
