@@ -253,8 +253,7 @@ impl Assembler<'_> {
             out.push(if reversed { [a, c, b] } else { [a, b, c] });
         };
         let middle = |n: usize| detail.middles[n].map(|key| numbering.middle(key));
-        let local = LocalQuad::of(self.net, self.offsets, quad);
-        if local.centre.is_some() {
+        if self.net.quads.is_bent(quad) {
             let centre = numbering.centre(quad as u32);
             for n in 0..4 {
                 let (a, b) = (corners[n], corners[(n + 1) % 4]);
@@ -267,7 +266,7 @@ impl Assembler<'_> {
             }
             return;
         }
-        for triangle in local.split() {
+        for triangle in LocalQuad::of(self.net, self.offsets, quad).split() {
             let [a, b, c] = triangle.map(|n| corners[n]);
             // The first two sides of either triangle are sides of the quad, the third is the diagonal.
             match (middle(triangle[0]), middle(triangle[1])) {

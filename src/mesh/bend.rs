@@ -20,13 +20,24 @@ const MOST_RAISE: f32 = 0.25;
 
 /// How far the middle of a quad lies from the mean of its corners, in voxels.
 pub(super) fn raise(net: &Net, offsets: &[Offset], quad: usize) -> [f32; 3] {
+    raise_from(net.quads.vertices[quad].map(|vertex| step(net, offsets, vertex as usize)))
+}
+
+/// The step of a vertex to the mean of its neighbours; none where three or more regions meet.
+fn step(net: &Net, offsets: &[Offset], vertex: usize) -> [f32; 3] {
+    if net.vertices.kind[vertex] & AT_JUNCTION == 0 {
+        step_to_neighbours(net, offsets, vertex)
+    } else {
+        [0.0; 3]
+    }
+}
+
+/// The raise that follows from the steps of the four corners.
+fn raise_from(steps: [[f32; 3]; 4]) -> [f32; 3] {
     let mut raise = [0.0_f32; 3];
-    for vertex in net.quads.vertices[quad] {
-        if net.vertices.kind[vertex as usize] & AT_JUNCTION == 0 {
-            let step = step_to_neighbours(net, offsets, vertex as usize);
-            for (raise, step) in raise.iter_mut().zip(step) {
-                *raise -= step / 8.0;
-            }
+    for step in steps {
+        for (raise, step) in raise.iter_mut().zip(step) {
+            *raise -= step / 8.0;
         }
     }
     let length = dot(raise, raise).sqrt();
@@ -39,11 +50,18 @@ pub(super) fn raise(net: &Net, offsets: &[Offset], quad: usize) -> [f32; 3] {
 
 /// Decides which quads get a centre.
 pub(super) fn mark_bent_quads(net: &mut Net, offsets: &[Offset]) {
-    let bent: Vec<bool> = (0..net.quads.len())
+    let steps: Vec<[f32; 3]> = (0..net.vertices.len())
         .into_par_iter()
         .with_min_len(4096)
-        .map(|quad| {
-            let raise = raise(net, offsets, quad);
+        .map(|vertex| step(net, offsets, vertex))
+        .collect();
+    let bent: Vec<bool> = net
+        .quads
+        .vertices
+        .par_iter()
+        .with_min_len(4096)
+        .map(|vertices| {
+            let raise = raise_from(vertices.map(|vertex| steps[vertex as usize]));
             dot(raise, raise) > LEAST_RAISE * LEAST_RAISE
         })
         .collect();

@@ -51,7 +51,7 @@ impl Lattice {
 }
 
 /// One bit per corner.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Bitmap {
     pub lattice: Lattice,
     pub words: Vec<u64>,

@@ -222,6 +222,15 @@ impl<'a> SurfaceNet<'a> {
         self.voxels.iter().map(|&(label, _)| label)
     }
 
+    /// The same labels, those with the largest surface first: the order in which to make them so that no thread is left
+    /// with a large one at the end.
+    pub fn labels_by_size(&self) -> Vec<u16> {
+        let mut sizes: Vec<(usize, u16)> =
+            self.quads.iter().map(Vec::len).zip(self.labels()).collect();
+        sizes.sort_unstable_by_key(|&(quads, label)| (std::cmp::Reverse(quads), label));
+        sizes.into_iter().map(|(_, label)| label).collect()
+    }
+
     /// The corners of the box around all surfaces, before simplification, in the frame asked for; `None` without surfaces.
     /// Cost: one pass over their quads.
     pub fn bounds_mm(&self) -> Option<[[f64; 3]; 2]> {

@@ -71,10 +71,14 @@ impl Net {
         let cracks = Cracks::find(labels, Lattice::new(shape));
         let corners = Ranked::new(active_corners(&cracks)).ok_or_else(too_large)?;
         room(corners.bits.layer_counts().iter().sum())?;
-        let vertices = Vertices::build(&cracks, &corners);
         let per_layer = quads_per_layer(&cracks);
-        let [faces_x, faces_y, faces_z] = cracks.faces;
-        let regions = Regions::find(labels, faces_x).ok_or_else(too_large)?;
+        // Finding regions takes one thread.
+        let (vertices, regions) = rayon::join(
+            || Vertices::build(&cracks, &corners),
+            || Regions::find(labels, cracks.faces[0].clone()),
+        );
+        let regions = regions.ok_or_else(too_large)?;
+        let [_, faces_y, faces_z] = cracks.faces;
         let quads = Quads::build(&regions, &faces_y, &faces_z, &corners, per_layer);
         Ok(Self {
             lattice: corners.bits.lattice,
@@ -147,6 +151,13 @@ impl Vertices {
             links,
             per_layer,
         }
+    }
+
+    /// The neighbours that vertex `index` averages, itself in the place of those it has not.
+    pub fn neighbours(&self, index: usize) -> [usize; 6] {
+        let kind = usize::from(self.kind[index]);
+        let [a, b, c, d] = self.links[index].map(|link| link as usize);
+        [index - (kind & 1), index + (kind >> 1 & 1), a, b, c, d]
     }
 
     /// Number of vertices.

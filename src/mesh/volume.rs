@@ -26,8 +26,10 @@ const TOLERANCE: f64 = 2e-4;
 /// Regions of fewer voxels are small: their boxes hold them, and another round over everything gains little.
 const SMALL: u64 = 64;
 const SMALL_TOLERANCE: f64 = 0.02;
-/// Longest move of a quad in one round, in voxels.
+/// Longest move of a quad in one round, in voxels, and the shortest that is made: less is a tenth of the tolerance on a tube of one voxel,
+/// and what does not move need not be measured again.
 const LONGEST_MOVE: f64 = 0.5;
+const SHORTEST_MOVE: f64 = 2e-5;
 
 /// Flux of volume through a quad, and its area vector.
 #[derive(Clone, Copy)]
@@ -54,19 +56,19 @@ pub(super) fn restore(
 ) {
     let mut measures = measure(net, offsets);
     let mut volumes = region_volumes(net, &measures);
-    if draw_back_collapsed(net, offsets, &volumes) {
-        measures = measure(net, offsets);
+    if let Some(moved) = draw_back_collapsed(net, offsets, &volumes) {
+        measure_again(net, offsets, &moved, &mut measures);
         volumes = region_volumes(net, &measures);
     }
     for round in 1..=rounds {
         let missing = missing(net, &volumes);
-        if is_restored(net, &missing) {
+        if missing.iter().all(|&missing| missing == 0.0) {
             return;
         }
         let moves = solve(net, pairs, &measures, missing);
-        move_quads(net, offsets, &measures, &moves, box_voxels);
+        let moved = move_quads(net, offsets, &measures, &moves, box_voxels);
         if round < rounds {
-            measures = measure(net, offsets);
+            measure_again(net, offsets, &moved, &mut measures);
             volumes = region_volumes(net, &measures);
         }
     }
@@ -76,16 +78,37 @@ fn measure(net: &Net, offsets: &[Offset]) -> Vec<Measure> {
     (0..net.quads.len())
         .into_par_iter()
         .with_min_len(4096)
-        .map(|index| {
-            let quad = LocalQuad::of(net, offsets, index);
-            let normal = quad.area_vector();
-            Measure {
-                flux: quad.flux(net.layer_of(index)),
-                normal,
-                area: dot(normal, normal).sqrt(),
-            }
-        })
+        .map(|quad| measure_quad(net, offsets, quad))
         .collect()
+}
+
+fn measure_quad(net: &Net, offsets: &[Offset], index: usize) -> Measure {
+    let quad = LocalQuad::of(net, offsets, index);
+    let normal = quad.area_vector();
+    Measure {
+        flux: quad.flux(net.layer_of(index)),
+        normal,
+        area: dot(normal, normal).sqrt(),
+    }
+}
+
+/// Measures again what has changed: the quads at vertices that have moved, and bent ones whose centre follows from such a vertex.
+fn measure_again(net: &Net, offsets: &[Offset], moved: &[bool], measures: &mut [Measure]) {
+    measures
+        .par_iter_mut()
+        .with_min_len(4096)
+        .enumerate()
+        .for_each(|(quad, measure)| {
+            let corners = net.quads.vertices[quad].map(|vertex| vertex as usize);
+            let has_changed = corners.iter().any(|&vertex| moved[vertex])
+                || net.quads.is_bent(quad)
+                    && corners
+                        .iter()
+                        .any(|&vertex| net.vertices.neighbours(vertex).iter().any(|&n| moved[n]));
+            if has_changed {
+                *measure = measure_quad(net, offsets, quad);
+            }
+        });
 }
 
 /// Volume of every region in voxels. The sum runs in the order of the quads: the same for any number of threads.
@@ -98,36 +121,33 @@ fn region_volumes(net: &Net, measures: &[Measure]) -> Vec<f64> {
     volumes
 }
 
-/// Voxels minus volume, 0 for the outside.
+/// Voxels minus volume; 0 for the outside and for regions that miss no more than the tolerance.
 fn missing(net: &Net, volumes: &[f64]) -> Vec<f64> {
     let mut missing: Vec<f64> = net
         .regions
         .voxels
         .iter()
         .zip(volumes)
-        .map(|(&voxels, volume)| voxels as f64 - volume)
-        .collect();
-    missing[OUTSIDE as usize] = 0.0;
-    missing
-}
-
-/// Whether no region misses more than the tolerance.
-fn is_restored(net: &Net, missing: &[f64]) -> bool {
-    missing
-        .iter()
-        .zip(&net.regions.voxels)
-        .all(|(missing, &voxels)| {
+        .map(|(&voxels, volume)| {
+            let missing = voxels as f64 - volume;
             let tolerance = if voxels < SMALL {
                 SMALL_TOLERANCE
             } else {
                 TOLERANCE
             };
-            missing.abs() <= tolerance * voxels as f64
+            if missing.abs() <= tolerance * voxels as f64 {
+                0.0
+            } else {
+                missing
+            }
         })
+        .collect();
+    missing[OUTSIDE as usize] = 0.0;
+    missing
 }
 
-/// Draws the regions that have nearly vanished back towards their voxels; says whether there were any.
-fn draw_back_collapsed(net: &Net, offsets: &mut [Offset], volumes: &[f64]) -> bool {
+/// Draws the regions that have nearly vanished back towards their voxels; says which vertices have moved, if any.
+fn draw_back_collapsed(net: &Net, offsets: &mut [Offset], volumes: &[f64]) -> Option<Vec<bool>> {
     let is_collapsed = |region: usize, volume: f64| {
         let voxels = net.regions.voxels[region];
         voxels > 0 && volume < COLLAPSED * voxels as f64
@@ -137,6 +157,10 @@ fn draw_back_collapsed(net: &Net, offsets: &mut [Offset], volumes: &[f64]) -> bo
         .enumerate()
         .map(|(region, &volume)| is_collapsed(region, volume))
         .collect();
+    if !collapsed.contains(&true) {
+        return None;
+    }
+    let mut moved = vec![false; offsets.len()];
     // Only their own quads need to be looked at again, which are few.
     let mut quads: Vec<usize> = (0..net.quads.len())
         .into_par_iter()
@@ -147,7 +171,6 @@ fn draw_back_collapsed(net: &Net, offsets: &mut [Offset], volumes: &[f64]) -> bo
                 .any(|&side| collapsed[side as usize])
         })
         .collect();
-    let found = !quads.is_empty();
     for _ in 0..DRAW_BACK_ROUNDS {
         let mut vertices: Vec<u32> = quads
             .iter()
@@ -158,6 +181,7 @@ fn draw_back_collapsed(net: &Net, offsets: &mut [Offset], volumes: &[f64]) -> bo
         for vertex in vertices {
             let offset = &mut offsets[vertex as usize];
             *offset = Offset(offset.0.map(|value| KEEP * value));
+            moved[vertex as usize] = true;
         }
         let mut volumes = vec![0.0; collapsed.len()];
         for &quad in &quads {
@@ -178,7 +202,7 @@ fn draw_back_collapsed(net: &Net, offsets: &mut [Offset], volumes: &[f64]) -> bo
             break;
         }
     }
-    found
+    Some(moved)
 }
 
 impl Pairs {
@@ -284,18 +308,22 @@ struct Pull {
     area: f32,
 }
 
+/// Moves every quad by the difference of what its regions move; says which vertices that has moved.
 fn move_quads(
     net: &Net,
     offsets: &mut [Offset],
     measures: &[Measure],
     moves: &[f64],
     box_voxels: f32,
-) {
+) -> Vec<bool> {
     let pulls = gather_pulls(net, measures, moves);
+    let mut has_moved = vec![false; offsets.len()];
     offsets
         .par_iter_mut()
         .zip(&pulls)
-        .for_each(|(offset, pull)| {
+        .zip(&mut has_moved)
+        .with_min_len(4096)
+        .for_each(|((offset, pull), has_moved)| {
             let length = dot(pull.vector, pull.vector).sqrt();
             if length > 1e-12 {
                 let scale = pull.weighted / pull.area.max(1e-12) / length;
@@ -303,8 +331,10 @@ fn move_quads(
                     (offset.0[axis] + pull.vector[axis] * scale).clamp(-box_voxels, box_voxels)
                 });
                 *offset = Offset::from_xyz(moved);
+                *has_moved = true;
             }
         });
+    has_moved
 }
 
 /// Sums at every vertex over its quads. The quads of a layer touch the vertices of that layer and of the next: even layers
@@ -343,6 +373,11 @@ fn gather_pulls(net: &Net, measures: &[Measure], moves: &[f64]) -> Vec<Pull> {
                 for (index, measure) in quads.clone().zip(&measures[quads]) {
                     let [a, b] = net.quads.regions[index].map(|region| moves[region as usize]);
                     let distance = (a - b).clamp(-LONGEST_MOVE, LONGEST_MOVE) as f32;
+                    let distance = if (a - b).abs() < SHORTEST_MOVE {
+                        0.0
+                    } else {
+                        distance
+                    };
                     let Measure { normal, area, .. } = *measure;
                     for vertex in net.quads.vertices[index] {
                         let pull = &mut pulls[vertex as usize - base];

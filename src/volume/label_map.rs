@@ -2,6 +2,7 @@
 
 use super::{Grid, LabelTable, ShapeMismatch, Volume};
 use ndarray::Array3;
+use rayon::prelude::*;
 
 /// A label per voxel, 0 being background, with the table of names.
 ///
@@ -45,12 +46,34 @@ impl LabelMap {
         self.volume.grid()
     }
 
-    /// Voxels per label, ascending, only labels that occur. Cost: one pass, 512 KiB.
+    /// Voxels per label, ascending, only labels that occur. Cost: one pass in parallel, 512 KiB per thread.
     pub fn counts(&self) -> Vec<(u16, u64)> {
-        let mut counts = vec![0_u64; usize::from(u16::MAX) + 1];
-        for &label in self.volume.as_slice() {
-            counts[usize::from(label)] += 1;
-        }
+        let empty = || vec![0_u64; usize::from(u16::MAX) + 1];
+        let counts = self
+            .volume
+            .as_slice()
+            .par_chunks(1 << 22)
+            .map(|block| {
+                let mut counts = empty();
+                for run in block.chunks(64) {
+                    let last = run.len() - 1;
+                    // Most runs have one label, and comparing is many times faster than counting.
+                    if run[1..] == run[..last] {
+                        counts[usize::from(run[0])] += run.len() as u64;
+                    } else {
+                        for &label in run {
+                            counts[usize::from(label)] += 1;
+                        }
+                    }
+                }
+                counts
+            })
+            .reduce(empty, |mut sum, counts| {
+                for (sum, count) in sum.iter_mut().zip(counts) {
+                    *sum += count;
+                }
+                sum
+            });
         (0..=u16::MAX)
             .zip(counts)
             .filter(|&(_, count)| count > 0)
@@ -74,5 +97,21 @@ mod tests {
         let map = LabelMap::new(data, grid, LabelTable::default()).unwrap();
         assert_eq!(map.counts(), [(0, 3), (9, 2), (65535, 1)]);
         assert_eq!(map.max_label(), 65535);
+    }
+
+    #[test]
+    fn counts_are_right_across_runs_and_blocks() {
+        let mut voxels = vec![3_u16; (1 << 22) + 130];
+        voxels[63] = 4;
+        voxels[1 << 22] = 5;
+        *voxels.last_mut().unwrap() = 6;
+        let count = voxels.len();
+        let grid = Grid::with_spacing([1, 1, count], [1.0; 3]);
+        let data = Array3::from_shape_vec([1, 1, count], voxels).unwrap();
+        let map = LabelMap::new(data, grid, LabelTable::default()).unwrap();
+        assert_eq!(
+            map.counts(),
+            [(3, count as u64 - 3), (4, 1), (5, 1), (6, 1)]
+        );
     }
 }

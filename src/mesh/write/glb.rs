@@ -41,7 +41,7 @@ impl Layout {
 ///
 /// # Errors
 /// Those of `out`, and `InvalidInput` when the file would exceed the 4 GiB of the format.
-pub fn write_glb(out: &mut dyn Write, parts: &[Part], frame: Frame) -> io::Result<()> {
+pub fn write_glb(out: &mut (dyn Write + Send), parts: &[Part], frame: Frame) -> io::Result<()> {
     let parts: Vec<Part> = parts
         .iter()
         .copied()

@@ -52,29 +52,35 @@ pub fn plain_name(text: &str) -> String {
     name
 }
 
-/// Formats `items` in parallel blocks and writes them in order.
+/// Formats `items` in parallel blocks and writes them in order, a group of blocks while the next is being formatted.
 fn write_blocks<T: Sync>(
-    out: &mut dyn Write,
+    out: &mut (dyn Write + Send),
     items: &[T],
     format: impl Fn(&[T], &mut Vec<u8>) + Sync,
 ) -> io::Result<()> {
     // A few blocks per thread balance the work; more would only hold memory.
-    let group = BLOCK * rayon::current_num_threads() * 4;
-    let mut texts: Vec<Vec<u8>> = Vec::new();
+    let group = BLOCK * rayon::current_num_threads() * 2;
+    let (mut ready, mut filling): (Vec<Vec<u8>>, Vec<Vec<u8>>) = (Vec::new(), Vec::new());
     for group in items.chunks(group) {
-        texts.resize_with(texts.len().max(group.len().div_ceil(BLOCK)), Vec::new);
-        texts
-            .par_iter_mut()
-            .zip(group.par_chunks(BLOCK))
-            .for_each(|(text, block)| {
-                text.clear();
-                format(block, text);
-            });
-        for text in texts.iter().take(group.len().div_ceil(BLOCK)) {
-            out.write_all(text)?;
-        }
+        filling.resize_with(group.len().div_ceil(BLOCK), Vec::new);
+        let fill = || {
+            filling
+                .par_iter_mut()
+                .zip(group.par_chunks(BLOCK))
+                .for_each(|(text, block)| {
+                    text.clear();
+                    format(block, text);
+                });
+        };
+        let (written, ()) = rayon::join(|| write_all(out, &ready), fill);
+        written?;
+        std::mem::swap(&mut ready, &mut filling);
     }
-    Ok(())
+    write_all(out, &ready)
+}
+
+fn write_all(out: &mut (dyn Write + Send), texts: &[Vec<u8>]) -> io::Result<()> {
+    texts.iter().try_for_each(|text| out.write_all(text))
 }
 
 fn too_many(what: &str) -> io::Error {

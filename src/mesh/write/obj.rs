@@ -3,7 +3,7 @@
 //! One `o` per part, `usemtl` with the part's name, `v` in millimetres, `vn` where there are normals, `f` with indices that count
 //! from 1 through the whole file. Several parts make one file of named, coloured groups.
 
-use super::text::{push_decimal, push_integer};
+use super::text::Line;
 use super::{Part, has_normals, write_blocks};
 use std::io::{self, Write};
 
@@ -22,14 +22,15 @@ pub struct ObjStyle<'a> {
 ///
 /// # Errors
 /// Those of `out`.
-pub fn write_obj(out: &mut dyn Write, parts: &[Part], style: &ObjStyle) -> io::Result<()> {
+pub fn write_obj(out: &mut (dyn Write + Send), parts: &[Part], style: &ObjStyle) -> io::Result<()> {
     for comment in style.comments {
         writeln!(out, "# {}", comment.replace(['\n', '\r'], " "))?;
     }
     if let Some(file) = style.material_file {
         writeln!(out, "mtllib {file}")?;
     }
-    let scale = 10_f64.powi(style.decimals as i32);
+    let decimals = style.decimals.min(17);
+    let scale = 10_f64.powi(decimals as i32);
     let normals = has_normals(parts);
     let mut first = 1_u64;
     for part in parts {
@@ -39,40 +40,46 @@ pub fn write_obj(out: &mut dyn Write, parts: &[Part], style: &ObjStyle) -> io::R
             writeln!(out, "usemtl {name}")?;
         }
         write_blocks(out, &surface.positions, |block, text| {
+            let mut line = Line::new();
             for position in block {
-                text.push(b'v');
-                for &value in position {
-                    text.push(b' ');
-                    push_decimal(text, value, style.decimals, scale);
+                line.put(b"\n");
+                for &value in position.iter().rev() {
+                    line.put_decimal(value, decimals, scale);
+                    line.put(b" ");
                 }
-                text.push(b'\n');
+                line.put(b"v");
+                line.finish(text);
             }
         })?;
         if normals {
             write_blocks(out, &surface.normals, |block, text| {
+                let mut line = Line::new();
                 for normal in block {
-                    text.extend_from_slice(b"vn");
-                    for &value in normal {
-                        text.push(b' ');
-                        push_decimal(text, f64::from(value), 4, 1e4);
+                    line.put(b"\n");
+                    for &value in normal.iter().rev() {
+                        line.put_decimal(f64::from(value), 4, 1e4);
+                        line.put(b" ");
                     }
-                    text.push(b'\n');
+                    line.put(b"vn");
+                    line.finish(text);
                 }
             })?;
         }
         write_blocks(out, &surface.triangles, |block, text| {
+            let mut line = Line::new();
             for triangle in block {
-                text.push(b'f');
-                for &vertex in triangle {
+                line.put(b"\n");
+                for &vertex in triangle.iter().rev() {
                     let index = first + u64::from(vertex);
-                    text.push(b' ');
-                    push_integer(text, index);
                     if normals {
-                        text.extend_from_slice(b"//");
-                        push_integer(text, index);
+                        line.put_integer(index);
+                        line.put(b"//");
                     }
+                    line.put_integer(index);
+                    line.put(b" ");
                 }
-                text.push(b'\n');
+                line.put(b"f");
+                line.finish(text);
             }
         })?;
         first += surface.positions.len() as u64;
@@ -84,7 +91,7 @@ pub fn write_obj(out: &mut dyn Write, parts: &[Part], style: &ObjStyle) -> io::R
 ///
 /// # Errors
 /// Those of `out`.
-pub fn write_mtl(out: &mut dyn Write, parts: &[Part]) -> io::Result<()> {
+pub fn write_mtl(out: &mut (dyn Write + Send), parts: &[Part]) -> io::Result<()> {
     for part in parts {
         let [r, g, b] = part.rgb.map(|value| f64::from(value) / 255.0);
         writeln!(out, "newmtl {}", part.name)?;

@@ -7,7 +7,11 @@ use std::io::{self, Write};
 ///
 /// # Errors
 /// Those of `out`, and `InvalidInput` for more than `i32::MAX` vertices, which is what readers index with.
-pub fn write_ply(out: &mut dyn Write, parts: &[Part], comments: &[String]) -> io::Result<()> {
+pub fn write_ply(
+    out: &mut (dyn Write + Send),
+    parts: &[Part],
+    comments: &[String],
+) -> io::Result<()> {
     let vertices = vertex_count(parts);
     i32::try_from(vertices).map_err(|_| too_many("vertices"))?;
     let normals = has_normals(parts);

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 ///
 /// # Errors
 /// Those of `out`, and `InvalidInput` for more than `u32::MAX` triangles.
-pub fn write_stl(out: &mut dyn Write, parts: &[Part], title: &str) -> io::Result<()> {
+pub fn write_stl(out: &mut (dyn Write + Send), parts: &[Part], title: &str) -> io::Result<()> {
     let count = u32::try_from(triangle_count(parts)).map_err(|_| too_many("triangles"))?;
     let mut header = [b' '; 80];
     // Readers take a file that begins with "solid" for text, so something else stands first.

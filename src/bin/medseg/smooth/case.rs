@@ -230,20 +230,25 @@ impl Output<'_> {
     /// One set of files per label, labels in parallel.
     fn write_each(&self, net: &SurfaceNet, picture: Option<&Scene>) -> anyhow::Result<Vec<Made>> {
         let labels: Vec<u16> = net.labels().collect();
-        let made = labels
-            .par_iter()
-            .with_max_len(1)
-            .map(|&label| {
+        let mut made = net
+            .labels_by_size()
+            .into_iter()
+            .par_bridge()
+            .map(|label| {
                 let surface = net.surface(label);
                 let stem = self.stem(label);
                 let files = self.files(&stem);
-                self.write(&files, &[self.part(&surface, &stem)])?;
+                let part = [self.part(&surface, &stem)];
+                let (written, report) =
+                    rayon::join(|| self.write(&files, &part), || net.report(&surface));
+                written?;
                 if let Some(picture) = picture {
                     scene::add(picture, &surface, self.table());
                 }
-                Ok((net.report(&surface), files))
+                Ok((report, files))
             })
             .collect::<anyhow::Result<Vec<Made>>>()?;
+        made.sort_by_key(|(report, _)| report.label);
         let nothing = Surface::default();
         let stems: Vec<String> = labels.iter().map(|&label| self.stem(label)).collect();
         let parts: Vec<Part> = labels
