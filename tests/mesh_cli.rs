@@ -155,6 +155,11 @@ fn one_merged_file_in_every_format() {
 #[test]
 fn nothing_is_replaced_or_guessed() {
     let folder = two_boxes();
+    succeed(
+        folder.path(),
+        "-i map.nii.gz -o out --dry-run --report dry.json",
+    );
+    assert!(!folder.path().join("out").exists());
     succeed(folder.path(), "-i map.nii.gz -o out");
     let before = std::fs::read(folder.path().join("out/label_7.obj")).unwrap();
     assert!(fail(folder.path(), "-i map.nii.gz -o out", 1).contains("already exists"));

@@ -92,6 +92,7 @@ fn the_report_tells_of_a_case_that_failed() {
         "fat -o out.nii",
         "ureter-connect -o out.nii",
         "skeleton -o out.csv",
+        "smooth -o surfaces",
     ] {
         let arguments = format!("{command} -i broken.nii --report run.json");
         let error = refuse(here.path(), &arguments);

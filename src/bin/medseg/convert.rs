@@ -152,18 +152,19 @@ fn convert(
         atomic::write(&path, overwrite, &text)?;
         record.outputs.push(display_name(&path));
     }
+    let geometry = image.geometry().clone();
     let out = Output {
         path: &job.output,
         overwrite,
         grid: *image.grid(),
-        geometry: image.geometry(),
+        geometry: &geometry,
         extensions: &image.extensions,
         target,
     };
     if image.header.scaling.is_some() {
         out.save(image.to_f32()?)?;
     } else {
-        save_stored(&out, &image.voxels)?;
+        save_stored(&out, image.voxels)?;
     }
     Ok(record)
 }
@@ -240,8 +241,12 @@ impl Output<'_> {
         Ok(())
     }
 
-    /// Cuts stored values into channels and saves them.
-    fn save_values<T: Sample>(&self, values: &[T]) -> anyhow::Result<()> {
+    /// Cuts stored values into channels and saves them. A single channel is not copied.
+    fn save_values<T: Sample>(&self, values: Vec<T>) -> anyhow::Result<()> {
+        if values.len() == self.grid.voxel_count() {
+            let array = ndarray::Array3::from_shape_vec(self.grid.shape, values)?;
+            return self.save(vec![Volume::new(array, self.grid)?]);
+        }
         let channels = values
             .chunks_exact(self.grid.voxel_count().max(1))
             .map(|channel| {
@@ -253,7 +258,7 @@ impl Output<'_> {
     }
 }
 
-fn save_stored(out: &Output, voxels: &Voxels) -> anyhow::Result<()> {
+fn save_stored(out: &Output, voxels: Voxels) -> anyhow::Result<()> {
     match voxels {
         Voxels::U8(values) => out.save_values(values),
         Voxels::I8(values) => out.save_values(values),

@@ -7,12 +7,12 @@ mod case;
 mod flags;
 pub mod scene;
 
+use crate::cases::Cases;
 use crate::context::{Context, print_text};
-use crate::flags::{Existing, Report};
-use crate::outcome::{Outcome, Usage, one_line};
+use crate::flags::{Existing, Report, RunOutput};
+use crate::outcome::{Outcome, Usage};
 use flags::{FrameFlag, IterationsFlag, Simplify, VolumeFlag};
-use medseg::io::{Overwrite, atomic, batch, display_name};
-use medseg::provenance::{CaseRecord, Status};
+use medseg::io::{atomic, batch, display_name};
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 
@@ -98,6 +98,9 @@ pub struct Args {
     /// Write the same to this file
     #[arg(long, value_name = "FILE")]
     statistics: Option<PathBuf>,
+    /// Say what would be written, and stop
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     existing: Existing,
     #[command(flatten)]
@@ -118,11 +121,13 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
     if let Some(path) = &args.statistics {
         atomic::check_output(path, args.existing.overwrite())?;
     }
-    if let Some(path) = &args.report.report {
-        atomic::check_output(path, Overwrite::Force)?;
-    }
-    let mut report = cx.run_report();
-    report.settings = args.settings();
+    let run = RunOutput {
+        report: args.report.clone(),
+        json: false, // of this command: what was made of every label
+    };
+    run.check(&args.output)?;
+    let mut records = Cases::new(cx, &run, cases.cases.len());
+    records.report.settings = args.settings();
     let mut lines = Vec::new();
     for case in &cases.cases {
         let folder = if cases.is_batch {
@@ -138,18 +143,14 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
             }
         });
         let output = case::Places { folder, preview };
-        match case::run(case, &output, args, &request, cx) {
-            Ok((record, line)) => {
-                report.cases.push(record);
-                lines.extend(line);
-            }
-            Err(error) if cases.cases.len() == 1 => return Err(error),
-            Err(error) => {
-                let text = one_line(&error);
-                cx.say(&format!("error: {text}"));
-                report.cases.push(failed(case, text));
-            }
-        }
+        records.run(&display_name(case.id.as_ref()), || {
+            let (record, line) = case::run(case, &output, args, &request, cx)?;
+            lines.extend(line);
+            Ok(record)
+        });
+    }
+    if records.is_lost() || args.dry_run {
+        return records.finish();
     }
     if args.json {
         let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
@@ -160,22 +161,7 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
         text.push(b'\n');
         atomic::write(path, args.existing.overwrite(), &text)?;
     }
-    let some_failed = report
-        .cases
-        .iter()
-        .any(|case| case.status == Status::Failed);
-    cx.write_run_report(report, args.report.report.as_deref())?;
-    Ok(if some_failed {
-        Outcome::SomeFailed
-    } else {
-        Outcome::Done
-    })
-}
-
-fn failed(case: &batch::Case, error: String) -> CaseRecord {
-    let mut record = CaseRecord::new(display_name(case.id.as_ref()), Status::Failed);
-    record.error = Some(error);
-    record
+    records.finish()
 }
 
 impl Args {

@@ -61,9 +61,15 @@ pub fn run(
         comments: comments(input, args),
     };
     let mut record = CaseRecord::new(display_name(case.id.as_ref()), Status::Done);
-    if output.is_there_already(&options)? {
+    let files = output.planned(&options);
+    if output.are_there_already(&files)? {
         cx.say(&format!("{}: exists, skipped", display_name(folder)));
         record.status = Status::Skipped;
+        return Ok((record, None));
+    }
+    if args.dry_run {
+        let shown = display_name(folder);
+        cx.say(&format!("{shown}: {} files would be written", files.len()));
         return Ok((record, None));
     }
     let progress = cx.progress(&record.case);
@@ -109,9 +115,8 @@ pub fn run(
         made.len(),
         display_name(folder)
     ));
-    if args.report.report.is_some() && input != Path::new("-") {
-        record.inputs.push(InputFile::of(input)?);
-    }
+    let is_reported = args.report.report.is_some();
+    record.inputs.push(InputFile::named(input, is_reported)?);
     let line = json!({"case": record.case, "frame": format!("{:?}", args.frame).to_lowercase(), "unit": "mm", "labels": rows});
     Ok((record, Some(line)))
 }
@@ -186,11 +191,8 @@ impl Output<'_> {
         self.folder.join(format!("{MERGED}.mtl"))
     }
 
-    /// Whether every file exists and is to be left alone.
-    ///
-    /// # Errors
-    /// When one exists and may not be replaced.
-    fn is_there_already(&self, options: &Options) -> anyhow::Result<bool> {
+    /// Every file to write.
+    fn planned(&self, options: &Options) -> Vec<PathBuf> {
         let counts = self.map.counts();
         let wanted = |label: &u16| {
             *label != 0
@@ -214,6 +216,14 @@ impl Output<'_> {
             files.push(self.colours());
         }
         files.extend(self.preview.map(Path::to_path_buf));
+        files
+    }
+
+    /// Whether every file exists and is to be left alone.
+    ///
+    /// # Errors
+    /// When one exists and may not be replaced.
+    fn are_there_already(&self, files: &[PathBuf]) -> anyhow::Result<bool> {
         if self.args.existing.skip_existing {
             return Ok(!files.is_empty() && files.iter().all(|file| file.exists()));
         }
