@@ -113,7 +113,7 @@ impl Cases {
     ///
     /// # Errors
     /// [`Error::Parameter`] when two cases would share an output, when an output is an input, when
-    /// several cases shall go to `-`, or when the folder is a file.
+    /// several cases shall go to `-`, or when the folder is a file or named as one.
     pub fn jobs(self, output: &Path, ending: &str) -> Result<Vec<Job>> {
         let is_stream = output == Path::new("-");
         let is_folder = !is_stream
@@ -128,6 +128,19 @@ impl Cases {
             return Err(Error::Parameter(format!(
                 "output {} is a file, expected a folder for several cases",
                 display_name(output)
+            )));
+        }
+        let name = output.file_name().unwrap_or_default().as_bytes();
+        let is_named_as_file = split_ending(name).is_some() || name.ends_with(b".dcm");
+        if is_folder && is_named_as_file && !output.is_dir() {
+            return Err(Error::Parameter(format!(
+                "output {} is named as a file, expected a folder: the input holds {} cases ({}, ...)",
+                display_name(output),
+                self.cases.len(),
+                self.cases
+                    .first()
+                    .map(|case| display_name(case.id.as_ref()))
+                    .unwrap_or_default()
             )));
         }
         let mut taken: BTreeMap<PathBuf, PathBuf> = BTreeMap::new();

@@ -110,6 +110,9 @@ fn a_folder_is_converted_file_by_file() {
     std::fs::create_dir(here.path().join("in")).unwrap();
     succeed(here.path(), "phantom -o in/a.nii.gz --size 12,12,9");
     write(&here.path().join("in"), "b.nii", b"no volume");
+    let error = refuse(here.path(), "convert -i in -o out.nii.gz");
+    assert!(error.contains("out.nii.gz is named as a file"), "{error}");
+    assert!(!here.path().join("out.nii.gz").exists());
     let output = run(
         here.path(),
         "convert -i in -o out --to nrrd --report run.json",
