@@ -67,6 +67,8 @@ impl Case {
     fn channels(&self) -> Vec<Volume<f32>> {
         let entries = std::fs::read_dir(self.folder.join("input")).unwrap();
         let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+        // The spacing of a stack is read with it.
+        files.retain(|file| file.extension().is_none_or(|ending| ending != "json"));
         files.sort();
         let read = |file: &PathBuf| nifti::read_f32(file, &Limits::UNLIMITED).unwrap().0;
         files.iter().flat_map(read).collect()
@@ -83,7 +85,11 @@ impl Case {
     /// Prints a row of the table in docs/parity.md and allows no voxel to differ: 10 in a million of these
     /// small images is less than one.
     fn check(&self, found: &Prediction, logits: Option<f64>) {
-        let expected = self.labels("expected.nii.gz");
+        let mut names = ["nii.gz", "png", "tif"]
+            .map(|ending| format!("expected.{ending}"))
+            .into_iter();
+        let name = names.find(|name| self.folder.join(name).exists()).unwrap();
+        let expected = self.labels(&name);
         let pairs = found.label_map.volume.data().iter();
         let pairs = pairs.zip(expected.volume.data());
         let differing = pairs.clone().filter(|(a, b)| a != b).count();
@@ -179,6 +185,21 @@ fn every_other_normalization() {
 #[test]
 fn nibabel_reader() {
     check("nibabel");
+}
+
+#[test]
+fn pictures_in_colour_mirroring() {
+    check("picture_rgb");
+}
+
+#[test]
+fn grey_pictures_of_sixteen_bits_resampled() {
+    check("picture_grey");
+}
+
+#[test]
+fn stacks_of_pictures_with_their_spacing() {
+    check("picture_stack");
 }
 
 /// nnU-Net leaves probabilities in the orientation of its network; labels are turned back.

@@ -15,6 +15,7 @@
 
 use super::atomic;
 use super::error::{Error, Result, display_name};
+use super::picture;
 use super::stream::starts_as_dicom;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -192,7 +193,8 @@ pub fn case_name(path: &Path) -> OsString {
 
 /// Stem and ending of a volume's name; `None` for other names and for a bare ending.
 fn split_ending(name: &[u8]) -> Option<(&[u8], &'static str)> {
-    ENDINGS.into_iter().find_map(|ending| {
+    let endings = ENDINGS.into_iter().chain(picture::ENDINGS);
+    endings.into_iter().find_map(|ending| {
         let (stem, tail) = name.split_at_checked(name.len().checked_sub(ending.len())?)?;
         (!stem.is_empty() && tail.eq_ignore_ascii_case(ending.as_bytes())).then_some((stem, ending))
     })
@@ -256,7 +258,7 @@ fn cases_in_folder(folder: &Path, channels: Option<usize>) -> Result<Vec<Case>> 
         let studies = dicom_studies(folder)?;
         if studies.is_empty() {
             return Err(Error::Parameter(format!(
-                "folder {}: holds no volume (.nii, .nii.gz, .hdr, .nrrd, .nhdr, .mha, .mhd) and no DICOM files",
+                "folder {}: holds no volume (.nii, .nii.gz, .hdr, .nrrd, .nhdr, .mha, .mhd, .png, .tif) and no DICOM files",
                 display_name(folder)
             )));
         }
@@ -292,7 +294,14 @@ fn cases_in_folder(folder: &Path, channels: Option<usize>) -> Result<Vec<Case>> 
             singles.extend(group.into_values());
             continue;
         }
-        cases.push(complete_case(id, group, expected)?);
+        match group.get(&0) {
+            // A picture has its channels in one file.
+            Some(file) if group.len() == 1 && picture::is_picture_name(file) => {
+                let channels = vec![file.clone()];
+                cases.push(Case { id, channels });
+            }
+            _ => cases.push(complete_case(id, group, expected)?),
+        }
     }
     for file in singles {
         // One file per case: for several channels it must be a 4-D image, which reading will tell.
@@ -392,13 +401,16 @@ fn complete_case(id: OsString, group: BTreeMap<usize, PathBuf>, expected: usize)
 }
 
 /// The volumes of a folder by their endings, hidden ones left out, of each pair the header only,
-/// in byte order.
+/// in byte order. Pictures are taken from a folder that holds nothing else: beside volumes they are previews.
 fn volume_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = sorted_entries(folder)?;
     files.retain(|path| {
         let name = path.file_name().unwrap_or_default().as_bytes();
         split_ending(name).is_some() && !path.is_dir()
     });
+    if files.iter().any(|file| !picture::is_picture_name(file)) {
+        files.retain(|file| !picture::is_picture_name(file));
+    }
     let headers: Vec<OsString> = files
         .iter()
         .filter(|file| has_ending(file, [".hdr", ".hdr.gz"]))

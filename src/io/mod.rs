@@ -1,4 +1,4 @@
-//! Files in and out: NIfTI, NRRD, MetaImage, atomic writing, memory limits, label tables, batches.
+//! Files in and out: NIfTI, NRRD, MetaImage, pictures, atomic writing, memory limits, label tables, batches.
 //!
 //! Four rules hold for everything in here:
 //!
@@ -22,6 +22,7 @@ mod metaimage;
 pub mod nifti;
 mod nrrd;
 mod output;
+pub mod picture;
 mod stream;
 
 pub use atomic::Overwrite;

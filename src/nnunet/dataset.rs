@@ -13,7 +13,9 @@ use crate::volume::{Label, LabelTable};
 use serde::Serialize;
 
 /// File endings of volumes. The ending says what the model was trained on; the voxels are the same in each.
-const ENDINGS: [&str; 6] = [".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd"];
+const ENDINGS: [&str; 9] = [
+    ".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".tif", ".tiff",
+];
 
 /// A parsed dataset file.
 #[derive(Debug, Clone, PartialEq, Eq)]

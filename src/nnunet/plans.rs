@@ -37,6 +37,8 @@ pub struct Plans {
     pub plans_name: String,
     /// How the reader orients an image before anything else happens.
     pub orientation: Orientation,
+    /// Whether the images are TIFF stacks with their spacing in a JSON file beside them (`Tiff3DIO`).
+    pub reads_stacks: bool,
     /// New axis `a` is the image's axis `transpose_forward[a]`.
     pub transpose_forward: [usize; 3],
     /// The inverse of `transpose_forward`.
@@ -49,7 +51,7 @@ pub struct Plans {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Orientation {
-    /// Axes as stored (`SimpleITKIO`, `NibabelIO`).
+    /// Axes as stored (`SimpleITKIO`, `NibabelIO`, `NaturalImage2DIO`, `Tiff3DIO`).
     AsStored,
     /// Flipped and permuted to RAS+ first (`NibabelIOWithReorient`, `SimpleITKIOWithReorient`).
     Ras,
@@ -149,10 +151,12 @@ impl Plans {
             name("plans_name")?.to_owned(),
         );
         let orientation = orientation(&field("image_reader_writer"))?;
+        let reads_stacks = name("image_reader_writer")? == "Tiff3DIO";
         Ok(Self {
             dataset_name,
             plans_name,
             orientation,
+            reads_stacks,
             transpose_forward,
             transpose_backward,
             file: file.to_owned(),
@@ -384,10 +388,10 @@ fn orientation(field: &Field<'_>) -> Result<Orientation, Error> {
         return Ok(Orientation::AsStored);
     };
     match field.text()? {
-        "SimpleITKIO" | "NibabelIO" => Ok(Orientation::AsStored),
+        "SimpleITKIO" | "NibabelIO" | "NaturalImage2DIO" | "Tiff3DIO" => Ok(Orientation::AsStored),
         "NibabelIOWithReorient" | "SimpleITKIOWithReorient" => Ok(Orientation::Ras),
         _ => Err(field.unsupported(
-            "SimpleITKIO, NibabelIO, NibabelIOWithReorient and SimpleITKIOWithReorient",
+            "SimpleITKIO, NibabelIO, NibabelIOWithReorient, SimpleITKIOWithReorient, NaturalImage2DIO and Tiff3DIO",
         )),
     }
 }

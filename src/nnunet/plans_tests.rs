@@ -270,13 +270,8 @@ fn axes_must_be_a_permutation_and_its_inverse() {
     let mut reader = plans();
     reader["image_reader_writer"] = json!("NibabelIOWithReorient");
     assert_eq!(parse(&reader).unwrap().orientation, Orientation::Ras);
-    reader["image_reader_writer"] = json!("NaturalImage2DIO");
-    assert!(
-        parse(&reader)
-            .unwrap_err()
-            .to_string()
-            .contains("NaturalImage2DIO")
-    );
+    reader["image_reader_writer"] = json!("Blosc2IO");
+    assert!(parse(&reader).unwrap_err().to_string().contains("Blosc2IO"));
 }
 
 #[test]

@@ -138,7 +138,7 @@ fn convert(
         model::convert_model(input, &job.output, overwrite, cx)?;
         return Ok(record);
     }
-    if args.format.is_dicom(&job.output) {
+    if args.format.is_for_labels(&job.output) {
         save_labels(job, args, cx)?;
         return Ok(record);
     }
@@ -186,15 +186,18 @@ fn sidecar(job: &Job, args: &Args, cx: &Context) -> anyhow::Result<Option<(PathB
     Ok(Some((path, text)))
 }
 
-/// Writes a label map as a DICOM object.
+/// Writes a label map as a DICOM object or a picture.
 fn save_labels(job: &Job, args: &Args, cx: &Context) -> anyhow::Result<()> {
     if args.orientation.is_some() {
-        return Err(
-            Usage("--orientation: a DICOM object has the axes of its series".to_owned()).into(),
-        );
+        return Err(Usage(
+            "--orientation: a DICOM object has the axes of its series, and a picture has none"
+                .to_owned(),
+        )
+        .into());
     }
     let target = args.format.target(&job.output, &job.case.id, &[], cx)?;
     let reader = cx.open(job.input())?;
+    target.check(&job.output, &reader.header().grid)?;
     let extensions = reader.extensions().to_vec();
     let table = args.labels.as_deref().map(read_table).transpose()?;
     let (map, header) = reader.into_label_map(table.unwrap_or_default())?;

@@ -134,6 +134,7 @@ fn header_json(path: &Path, header: &Header, extensions: &[nifti::Extension]) ->
             (nifti::Format::Nrrd, _) => "NRRD",
             (nifti::Format::MetaImage, _) => "MetaImage",
             (nifti::Format::Dicom, _) => "DICOM",
+            (nifti::Format::Picture, _) => "picture",
         },
         "byte_order": match header.endian { nifti::Endian::Little => "little", nifti::Endian::Big => "big" },
         "datatype": header.datatype.name(),

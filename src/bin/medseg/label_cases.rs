@@ -190,6 +190,7 @@ fn run_case(
     let files: Vec<&Path> = image.into_iter().chain([input]).collect();
     let target = args.format.target(&job.output, &job.case.id, &files, cx)?;
     let reader = cx.open(input)?;
+    target.check(&job.output, &reader.header().grid)?;
     let extensions = reader.extensions().to_vec();
     let per_voxel = 2 + voxel_bytes + if planned.image.is_some() { 4 } else { 0 };
     let voxels = reader.header().voxel_count();

@@ -6,8 +6,8 @@ use crate::outcome::Usage;
 use clap::ValueEnum;
 use medseg::dicom::{self, Reference};
 use medseg::io::nifti::{self, Extension, Geometry};
-use medseg::io::{Overwrite, display_name, labels};
-use medseg::volume::LabelMap;
+use medseg::io::{Overwrite, display_name, labels, picture};
+use medseg::volume::{Grid, LabelMap};
 use std::path::{Path, PathBuf};
 
 /// Flags of commands that write label maps.
@@ -31,6 +31,10 @@ pub enum Format {
     Nrrd,
     /// .mha
     Mha,
+    /// .png, a picture of one slice
+    Png,
+    /// .tif, a picture with a page per slice
+    Tif,
     /// .dcm, a DICOM segmentation
     DicomSeg,
     /// .dcm, a DICOM structure set with contours
@@ -41,6 +45,8 @@ pub enum Format {
 pub enum Target {
     /// A volume; its name says of which format.
     Volume,
+    /// A picture; its name says of which format.
+    Picture,
     /// A DICOM segmentation.
     Segmentation(Box<Reference>),
     /// A DICOM structure set.
@@ -54,6 +60,8 @@ impl LabelFormat {
             None | Some(Format::Nifti) => ".nii.gz",
             Some(Format::Nrrd) => ".nrrd",
             Some(Format::Mha) => ".mha",
+            Some(Format::Png) => ".png",
+            Some(Format::Tif) => ".tif",
             Some(Format::DicomSeg | Format::Rtstruct) => ".dcm",
         }
     }
@@ -69,13 +77,14 @@ impl LabelFormat {
             tail.is_some_and(|at| name[at..].eq_ignore_ascii_case(ending.as_bytes()))
         };
         let fits = match self.to {
-            None if ends_with(".dcm") => true,
+            None if ends_with(".dcm") || picture::is_picture_name(output) => true,
             None => return check_volume_name(output),
             Some(Format::Nifti) => {
                 output == Path::new("-") || ends_with(".nii.gz") || ends_with(".nii")
             }
             Some(Format::DicomSeg | Format::Rtstruct) => output != Path::new("-"),
-            Some(Format::Nrrd | Format::Mha) => ends_with(self.ending()),
+            Some(Format::Tif) => ends_with(".tif") || ends_with(".tiff"),
+            Some(Format::Nrrd | Format::Mha | Format::Png) => ends_with(self.ending()),
         };
         if fits {
             return Ok(());
@@ -87,8 +96,21 @@ impl LabelFormat {
         )))
     }
 
-    /// Whether `output` is to be a DICOM object, which only a label map can become.
-    pub fn is_dicom(&self, output: &Path) -> bool {
+    /// The ending of outputs in a folder for a model that was trained on files of `ending`: pictures give pictures.
+    pub fn ending_for(&self, ending: &str) -> String {
+        let is_picture = picture::ENDINGS.contains(&ending);
+        match self.to {
+            None if is_picture => ending.to_owned(),
+            _ => self.ending().to_owned(),
+        }
+    }
+
+    /// Whether `output` is to be a DICOM object or a picture, which only a label map can become.
+    pub fn is_for_labels(&self, output: &Path) -> bool {
+        self.is_dicom(output) || picture::is_picture_name(output)
+    }
+
+    fn is_dicom(&self, output: &Path) -> bool {
         matches!(self.of(output), Format::DicomSeg | Format::Rtstruct)
     }
 
@@ -117,7 +139,10 @@ impl LabelFormat {
         cx: &Context,
     ) -> anyhow::Result<Target> {
         if !self.is_dicom(output) {
-            return Ok(Target::Volume);
+            return Ok(match picture::is_picture_name(output) {
+                true => Target::Picture,
+                false => Target::Volume,
+            });
         }
         let own = inputs
             .iter()
@@ -142,6 +167,17 @@ impl LabelFormat {
 }
 
 impl Target {
+    /// Refuses a volume that the output cannot hold; before the work, when only the header is known.
+    ///
+    /// # Errors
+    /// Several slices for a picture of one.
+    pub fn check(&self, path: &Path, grid: &Grid) -> anyhow::Result<()> {
+        match self {
+            Self::Picture => Ok(picture::check_slices(path, grid.shape)?),
+            _ => Ok(()),
+        }
+    }
+
     /// Saves a label map. The table goes into `extensions` unless it is empty.
     ///
     /// # Errors
@@ -162,6 +198,10 @@ impl Target {
         let reference = match self {
             Self::Volume => {
                 nifti::save_label_map(path, map, geometry, extensions, overwrite)?;
+                return Ok(());
+            }
+            Self::Picture => {
+                picture::save_label_map(path, map, overwrite)?;
                 return Ok(());
             }
             Self::Segmentation(reference) | Self::Structures(reference) => reference,

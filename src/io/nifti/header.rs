@@ -34,6 +34,8 @@ pub enum Format {
     MetaImage,
     /// A DICOM series or multi-frame object.
     Dicom,
+    /// PNG or TIFF.
+    Picture,
 }
 
 /// Byte order of the numbers in a file.

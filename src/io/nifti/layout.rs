@@ -50,6 +50,9 @@ impl Layout {
             Format::Nifti => Ok(self.encode_nifti()),
             Format::Nrrd => nrrd::header(self, compression, file),
             Format::MetaImage => metaimage::header(self, file),
+            Format::Picture => Err(Error::Parameter(format!(
+                "{file}: only label maps are written as pictures"
+            ))),
             Format::Dicom => Err(Error::Parameter(format!(
                 "{file}: DICOM is no format of one volume in one file"
             ))),

@@ -3,7 +3,7 @@
 use super::super::error::{Error, Result, display_name};
 use super::super::limits::Limits;
 use super::super::stream::Stream;
-use super::super::{metaimage, nrrd};
+use super::super::{metaimage, nrrd, picture};
 use super::datatype::Sample;
 use super::extension::read_extensions;
 use super::header::NIFTI1_BYTES;
@@ -94,6 +94,9 @@ impl Reader {
         if metaimage::is_metaimage(stream.peek()?) {
             return metaimage::open(stream, Some(&header_file), limits);
         }
+        if let Some(kind) = picture::Kind::of(stream.peek()?) {
+            return picture::open(kind, stream, Some(path), limits);
+        }
         let (header, extensions, stream) = read_start(stream)?;
         if !header.separate_voxels {
             return Self::new(header, extensions, stream, limits);
@@ -123,6 +126,9 @@ impl Reader {
         }
         if metaimage::is_metaimage(stream.peek()?) {
             return metaimage::open(stream, None, limits);
+        }
+        if let Some(kind) = picture::Kind::of(stream.peek()?) {
+            return picture::open(kind, stream, None, limits);
         }
         let (header, extensions, stream) = read_start(stream)?;
         if header.separate_voxels {

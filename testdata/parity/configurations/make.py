@@ -6,6 +6,7 @@
 Each folder beside this file holds input/, model/<Trainer__Plans__configuration>/, expected.nii.gz (written by nnU-Net) and
 probabilities.npz (key probabilities, float32, as --save_probabilities writes it). The networks have random
 weights from fixed seeds; heads are scaled so that labels form regions. Images are smooth phantoms with noise.
+The cases of pictures.py (PNG and TIFF in and out) are made by it in the same way.
 cascade/ has a second model, 3d_lowres, whose label map previous.nii.gz is the cascade's further input.
 """
 import copy
@@ -287,4 +288,5 @@ def main():
          spaced(1.0, 1.0, 6.5), axes=(0, 1, 2), mirroring=True)
 
 
-main()
+if __name__ == "__main__":
+    main()
