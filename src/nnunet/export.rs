@@ -13,11 +13,14 @@ use super::logit::Logit;
 use super::predict_error::PredictError;
 use super::preprocess::Properties;
 use super::sliding_window::LogitsSink;
+use super::uncertainty::{Activation, FoldSums, Uncertainty, entropies};
 use crate::geometry::resample::{
     Interpolation, LinearResampler, ResampleFunction, ResampleOptions, separate_axis,
 };
-use ndarray::{Array3, Array4, ArrayView2, ArrayViewMut2, Axis, s};
+use ndarray::{Array3, Array4, ArrayView2, ArrayViewMut, ArrayViewMut2, Axis, Dimension, s};
 use rayon::prelude::*;
+use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// Voxels that are decided together.
 const BLOCK: usize = 4096;
@@ -36,6 +39,7 @@ pub struct LabelExport<T> {
     column: Option<ColumnState<T>>,
     labels: Array3<u16>,
     probabilities: Option<Array4<f32>>,
+    uncertainty: Option<Uncertainty>,
 }
 
 /// Where the export of a column is.
@@ -48,8 +52,21 @@ struct ColumnState<T> {
     newer: Vec<T>,
     /// One image slice of logits, `[heads, y, x]`.
     resampled: Resampled<T>,
+    disagreement: Disagreement,
     /// Next slice of the crop to be written.
     next: usize,
+}
+
+/// Where the disagreement of the folds of a column is, on its way to the image as logits are.
+#[derive(Debug, Default)]
+struct Disagreement {
+    /// Slices of which some folds are known.
+    sums: BTreeMap<usize, FoldSums>,
+    /// The two newest network slices, `[y, x]`.
+    older: Vec<f32>,
+    newer: Vec<f32>,
+    /// One image slice.
+    resampled: Vec<f32>,
 }
 
 /// Resampled logits. SciPy returns the type that it was given, PyTorch's interpolation is asked for `f32`.
@@ -75,6 +92,13 @@ impl Decision {
             Self::Regions(numbers) => numbers.len(),
         }
     }
+
+    fn activation(&self) -> Activation {
+        match self {
+            Self::Largest(_) => Activation::Softmax,
+            Self::Regions(_) => Activation::Sigmoid,
+        }
+    }
 }
 
 /// What [`LabelExport::finish`] returns, both on the grid of the image.
@@ -84,6 +108,8 @@ pub struct Exported {
     pub labels: Array3<u16>,
     /// Probabilities, `[heads, z, y, x]`, where asked for.
     pub probabilities: Option<Array4<f32>>,
+    /// How certain the labels are, where asked for.
+    pub uncertainty: Option<Uncertainty>,
 }
 
 impl<T: Logit> LabelExport<T> {
@@ -124,7 +150,20 @@ impl<T: Logit> LabelExport<T> {
             labels: Array3::zeros(shape),
             decision,
             probabilities,
+            uncertainty: None,
         })
+    }
+
+    /// Also keeps the uncertainty of every voxel of a prediction by so many folds: 4 bytes per voxel of the image, 8 for
+    /// several folds.
+    #[must_use]
+    pub fn with_uncertainty(mut self, folds: usize) -> Self {
+        let shape = self.properties.grid.shape;
+        self.uncertainty = Some(Uncertainty {
+            entropy: Array3::zeros(shape),
+            disagreement: (folds > 1).then(|| Array3::zeros(shape)),
+        });
+        self
     }
 
     /// Logits per class (or region) of a voxel that is certainly background.
@@ -141,16 +180,13 @@ impl<T: Logit> LabelExport<T> {
         Exported {
             labels: self.labels,
             probabilities: self.probabilities,
+            uncertainty: self.uncertainty,
         }
     }
 
     /// Decides slice `out` of the crop in a column from its logits `[heads, y, x]`.
     fn write<L: Logit>(&mut self, column: &Column, out: usize, logits: &[L]) {
-        let start = self.properties.bounds.start;
-        let [rows, columns] = [0, 1].map(|axis| {
-            let target = &column.target[axis];
-            start[axis + 1] + target.start..start[axis + 1] + target.end
-        });
+        let [rows, columns] = self.place(column);
         let plane = column.target_plane();
         let mut numbers = vec![0_u16; plane];
         let decision = &self.decision;
@@ -159,20 +195,57 @@ impl<T: Logit> LabelExport<T> {
             .enumerate()
             .for_each(|(block, numbers)| decide(decision, logits, plane, block * BLOCK, numbers));
         let order = self.properties.transpose_forward;
+        let out = self.properties.bounds.start[0] + out;
+        let place = s![out, rows.clone(), columns.clone()];
         let mut frame = self.labels.view_mut().permuted_axes(order);
-        let place = s![start[0] + out, rows.clone(), columns.clone()];
-        for (to, number) in frame.slice_mut(place).iter_mut().zip(&numbers) {
-            *to = *number;
+        paste(frame.slice_mut(place), &numbers);
+        if let Some(uncertainty) = &mut self.uncertainty {
+            let values = entropies(decision.activation(), logits, plane);
+            let mut frame = uncertainty.entropy.view_mut().permuted_axes(order);
+            paste(frame.slice_mut(place), &values);
         }
         if let Some(probabilities) = &mut self.probabilities {
             let values = to_probabilities(decision, logits, plane);
             let [a, b, c] = order.map(|axis| axis + 1);
             let mut frame = probabilities.view_mut().permuted_axes([0, a, b, c]);
-            let place = s![.., start[0] + out, rows, columns];
-            for (to, value) in frame.slice_mut(place).iter_mut().zip(&values) {
-                *to = *value;
-            }
+            paste(frame.slice_mut(s![.., out, rows, columns]), &values);
         }
+    }
+
+    /// Writes the folds' disagreement in slice `out` of the crop in a column.
+    fn write_disagreement(&mut self, column: &Column, out: usize, values: &[f32]) {
+        let [rows, columns] = self.place(column);
+        let (order, start) = (
+            self.properties.transpose_forward,
+            self.properties.bounds.start[0],
+        );
+        if let Some(all) = self.uncertainty.as_mut().map(|it| &mut it.disagreement)
+            && let Some(all) = all
+        {
+            let mut frame = all.view_mut().permuted_axes(order);
+            paste(frame.slice_mut(s![start + out, rows, columns]), values);
+        }
+    }
+
+    /// Rows and columns of the uncropped image that a column decides.
+    fn place(&self, column: &Column) -> [Range<usize>; 2] {
+        [0, 1].map(|axis| {
+            let (start, target) = (self.properties.bounds.start[axis + 1], &column.target[axis]);
+            start + target.start..start + target.end
+        })
+    }
+
+    /// Whether the folds' disagreement is asked for.
+    fn compares_folds(&self) -> bool {
+        let asked = self.uncertainty.as_ref();
+        asked.is_some_and(|asked| asked.disagreement.is_some())
+    }
+}
+
+/// Values in standard order into a view of any.
+fn paste<T: Copy, D: Dimension>(mut place: ArrayViewMut<'_, T, D>, values: &[T]) {
+    for (to, value) in place.iter_mut().zip(values) {
+        *to = *value;
     }
 }
 
@@ -183,12 +256,14 @@ impl<T: Logit> ColumnState<T> {
         resampler: Option<&LinearResampler>,
         function: ResampleFunction,
         heads: usize,
+        compares_folds: bool,
     ) -> Self {
         let resampler = resampler.map(|resampler| resampler.part(&column.target).0);
         let (kept, resampled) = match resampler {
             Some(_) => (column.source_plane(), column.target_plane()),
             None => (0, 0),
         };
+        let slice = |voxels| vec![0.0; if compares_folds { voxels } else { 0 }];
         Self {
             column,
             resampler,
@@ -197,6 +272,12 @@ impl<T: Logit> ColumnState<T> {
             resampled: match function {
                 ResampleFunction::Splines => Resampled::Kept(vec![T::default(); heads * resampled]),
                 ResampleFunction::Torch => Resampled::Single(vec![0.0; heads * resampled]),
+            },
+            disagreement: Disagreement {
+                sums: BTreeMap::new(),
+                older: slice(kept),
+                newer: slice(kept),
+                resampled: slice(resampled),
             },
             next: 0,
         }
@@ -215,21 +296,35 @@ impl<T: Logit> ColumnState<T> {
         {
             return false;
         }
-        // A slice above the newest is asked for with weight 0 only.
-        let source = |z: usize| {
-            if z >= newest {
-                &*self.newer
-            } else {
-                &*self.older
-            }
-        };
+        let source = newest_of(&self.older, &self.newer, newest);
         match &mut self.resampled {
             Resampled::Kept(target) => resample_slice(resampler, source, out, target),
             Resampled::Single(target) => resample_slice(resampler, source, out, target),
         }
+        let Disagreement {
+            older,
+            newer,
+            resampled,
+            ..
+        } = &mut self.disagreement;
+        if !resampled.is_empty() {
+            resample_slice(resampler, newest_of(older, newer, newest), out, resampled);
+        }
         self.next += 1;
         true
     }
+}
+
+/// Which of the two slices kept slice `z` is, where `newest` is the newer. One above is asked for with weight 0 only.
+fn newest_of<'s, T>(
+    older: &'s [T],
+    newer: &'s [T],
+    newest: usize,
+) -> impl Fn(usize) -> &'s [T] + Sync
+where
+    T: Sync,
+{
+    move |z| if z >= newest { newer } else { older }
 }
 
 impl<T: Logit> LogitsSink<T> for LabelExport<T> {
@@ -241,25 +336,49 @@ impl<T: Logit> LogitsSink<T> for LabelExport<T> {
             self.resampler.as_ref(),
             self.function,
             heads,
+            self.compares_folds(),
         );
         self.column = Some(state);
         Ok(())
+    }
+
+    fn fold(&mut self, z: usize, logits: &[T]) {
+        if self.compares_folds()
+            && let Some(state) = &mut self.column
+        {
+            let (activation, heads) = (self.decision.activation(), self.decision.heads());
+            let sums = state.disagreement.sums.entry(z);
+            let plane = state.column.source_plane();
+            sums.or_insert_with(|| FoldSums::new(activation, heads, plane))
+                .add(logits);
+        }
     }
 
     fn accept(&mut self, z: usize, logits: &mut Vec<T>) -> Result<(), PredictError> {
         let Some(mut state) = self.column.take() else {
             return Ok(());
         };
+        let disagreement = state.disagreement.sums.remove(&z);
+        let disagreement = disagreement.map(FoldSums::disagreement);
         if state.resampler.is_none() {
             self.write(&state.column, z, logits);
+            if let Some(values) = disagreement {
+                self.write_disagreement(&state.column, z, &values);
+            }
         } else {
             std::mem::swap(&mut state.older, &mut state.newer);
             std::mem::swap(&mut state.newer, logits);
+            if let Some(values) = disagreement {
+                let kept = &mut state.disagreement;
+                kept.older = std::mem::replace(&mut kept.newer, values);
+            }
             while state.resample(z) {
                 match &state.resampled {
                     Resampled::Kept(logits) => self.write(&state.column, state.next - 1, logits),
                     Resampled::Single(logits) => self.write(&state.column, state.next - 1, logits),
                 }
+                let values = &state.disagreement.resampled;
+                self.write_disagreement(&state.column, state.next - 1, values);
             }
         }
         self.column = Some(state);

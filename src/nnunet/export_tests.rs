@@ -181,3 +181,107 @@ fn cubic_logits_are_refused() {
         .unwrap_err();
     assert!(error.to_string().contains("not supported"), "{error}");
 }
+
+/// Exports the folds' average and their disagreement; `fold_by_fold` hands all slices of a fold over before the next.
+fn export_folds(
+    place: Properties,
+    dataset: &DatasetInfo,
+    folds: &[Array4<f32>],
+    counts: [usize; 2],
+    fold_by_fold: bool,
+) -> Exported {
+    let mut export = LabelExport::new(place, dataset, ResampleOptions::LOGITS, false)
+        .unwrap()
+        .with_uncertainty(folds.len());
+    let window = WindowGrid::new(place.network_shape, [2, 3, 3], 3, 0.5).unwrap();
+    for column in &columns::cut(&window, export.resampler.as_ref(), counts) {
+        export.begin(column).unwrap();
+        let [rows, columns] = column.source.clone();
+        let slice = |logits: &Array4<f32>, z: usize| -> Vec<f32> {
+            let slice = logits.slice(s![.., z, rows.clone(), columns.clone()]);
+            slice.iter().copied().collect()
+        };
+        let depth = place.network_shape[0];
+        let order: Vec<(usize, usize)> = match fold_by_fold {
+            true => (0..folds.len())
+                .flat_map(|k| (0..depth).map(move |z| (k, z)))
+                .collect(),
+            false => (0..depth)
+                .flat_map(|z| (0..folds.len()).map(move |k| (k, z)))
+                .collect(),
+        };
+        for (fold, z) in order {
+            export.fold(z, &slice(&folds[fold], z));
+            if fold + 1 == folds.len() {
+                let mut sum = slice(&folds[0], z);
+                for other in &folds[1..] {
+                    f32::add(&mut sum, &slice(other, z));
+                }
+                f32::divide_all(&mut sum, folds.len() as f32);
+                export.accept(z, &mut sum).unwrap();
+            }
+        }
+    }
+    export.finish()
+}
+
+#[test]
+fn disagreement_reaches_the_image_as_logits_do() {
+    let (network, image) = ([4, 6, 7], [9, 11, 8]);
+    let fold = |fold: usize| {
+        Array4::from_shape_fn(
+            [3, network[0], network[1], network[2]],
+            |(head, z, y, x)| {
+                ((head * (7 + fold) + z * 31 + y * 17 + x * (5 + fold)) % 11) as f32 * 0.4
+            },
+        )
+    };
+    let folds = [fold(0), fold(1), fold(2)];
+    let bounds = BoundingBox {
+        start: [1, 0, 2],
+        end: [10, 11, 10],
+    };
+    let place = properties([11, 12, 10], bounds, network, [0, 1, 2]);
+    let found = export_folds(place, &three_classes(), &folds, [1, 1], false);
+    for (counts, fold_by_fold) in [([1, 1], true), ([2, 2], false), ([2, 2], true)] {
+        let other = export_folds(place, &three_classes(), &folds, counts, fold_by_fold);
+        assert_eq!(other, found, "{counts:?} {fold_by_fold}");
+    }
+    let mut sums = FoldSums::new(Activation::Softmax, 3, network.iter().product());
+    folds
+        .iter()
+        .for_each(|fold| sums.add(fold.as_slice().unwrap()));
+    let whole = Array3::from_shape_vec(network, sums.disagreement()).unwrap();
+    assert!(whole.iter().any(|&mi| mi > 0.05));
+    let resampler = LinearResampler::new(network, image).unwrap();
+    let resampled: Array3<f32> = resampler.volume(whole.view()).unwrap();
+    let uncertainty = found.uncertainty.unwrap();
+    let disagreement = uncertainty.disagreement.unwrap();
+    assert_eq!(disagreement.slice(s![1..10, ..11, 2..]), resampled);
+    // Outside of the crop everything is certain.
+    let found = |all: &Array3<f32>| all.iter().filter(|&&mi| mi > 0.0).count();
+    assert_eq!(found(&disagreement), found(&resampled));
+    assert!(
+        uncertainty
+            .entropy
+            .slice(s![0, .., ..])
+            .iter()
+            .all(|&h| h == 0.0)
+    );
+    assert!(
+        uncertainty
+            .entropy
+            .slice(s![1..10, ..11, 2..])
+            .iter()
+            .all(|&h| h > 0.0)
+    );
+    // Without resampling they go straight to their place.
+    let whole_image = BoundingBox::whole(network);
+    let place = properties(network, whole_image, network, [0, 1, 2]);
+    let place = Properties {
+        network_spacing_mm: [1.0; 3],
+        ..place
+    };
+    let direct = export_folds(place, &three_classes(), &folds, [1, 1], false);
+    assert_eq!(direct.uncertainty.unwrap().disagreement.unwrap(), whole);
+}

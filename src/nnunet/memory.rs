@@ -37,6 +37,8 @@ pub struct MemoryEstimate {
     pub labels: u64,
     /// Probabilities, where asked for.
     pub probabilities: u64,
+    /// Uncertainty, where asked for, and what folds said of slices that are not final yet.
+    pub uncertainty: u64,
     /// The program itself.
     pub process: u64,
     /// The most that is in use at any time.
@@ -56,6 +58,7 @@ pub(super) struct Needs {
     /// Of a logit on the image's grid.
     pub resampled_bytes: usize,
     pub probabilities: bool,
+    pub uncertainty: bool,
     pub masked: bool,
     /// Whether images are copied into another orientation first.
     pub turned: bool,
@@ -132,8 +135,20 @@ impl MemoryEstimate {
         } else {
             0
         };
+        let uncertainty = if needs.uncertainty {
+            let volumes = if folds > 1 { 2 } else { 1 };
+            let known = match folds {
+                1 => 0,
+                _ if SlidingWindow::rings_per_fold(window, needs.folds) => 1,
+                _ => network[0] as u64,
+            };
+            let sums = known * 4 * (heads + 1) * source_plane;
+            volumes * 4 * (image_voxels + target_plane) + sums + 8 * source_plane * (volumes - 1)
+        } else {
+            0
+        };
         let mut before = preprocessed + preprocessing;
-        let mut after = preprocessed + arena + ring + slices + labels + probabilities;
+        let mut after = preprocessed + arena + ring + slices + labels + probabilities + uncertainty;
         if let Some([held, work]) = needs.slabs {
             let mask = if needs.masked { voxels(crop) } else { 0 };
             // Statistics are gathered from a copy of a channel, or from its values inside the mask.
@@ -151,6 +166,7 @@ impl MemoryEstimate {
             slices,
             labels,
             probabilities,
+            uncertainty,
             process: PROCESS,
             peak: PROCESS + image + weights + before.max(after),
         }
@@ -202,6 +218,7 @@ mod tests {
             logit_bytes: 2,
             resampled_bytes: 2,
             probabilities: false,
+            uncertainty: false,
             masked: false,
             turned: false,
             slabs: None,

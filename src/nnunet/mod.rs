@@ -5,7 +5,7 @@
 //!
 //! A case runs through [`preprocess`] (crop, [`normalize`], resample), [`sliding_window`] (tiles of
 //! [`window_grid`] weighted by [`gaussian`], summed in a [`logit`] type) and [`export`] (logits to
-//! labels on the image's grid); [`predict`] puts these together and [`memory`] says what they take.
+//! labels on the image's grid, with their [`uncertainty`]); [`predict`] puts these together and [`memory`] says what they take.
 
 mod architecture;
 pub mod check;
@@ -30,4 +30,5 @@ pub mod preprocess;
 pub mod slabs;
 pub mod sliding_window;
 pub mod statistics;
+pub mod uncertainty;
 pub mod window_grid;

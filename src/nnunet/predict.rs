@@ -21,6 +21,7 @@ use super::predict_error::PredictError;
 use super::preprocess::{Prepared, Preprocessed, Preprocessor, Properties, resample_options};
 use super::slabs::{self, Slabs};
 use super::sliding_window::{Air, ImageSlices, LogitsSink, SlidingWindow};
+use super::uncertainty::Uncertainty;
 use super::window_grid::WindowGrid;
 use crate::geometry::orientation::Turn;
 use crate::geometry::resample::{ResampleFunction, ResampleOptions};
@@ -55,6 +56,9 @@ pub struct PredictOptions {
     pub compute: Compute,
     /// Whether to keep probabilities: `4 * classes` bytes per voxel of the image.
     pub probabilities: bool,
+    /// Whether to keep the [`uncertainty`](super::uncertainty) of every voxel: 4 bytes per voxel of the image, 8 for several
+    /// folds.
+    pub uncertainty: bool,
     /// Whether tiles of a CT that hold nothing but air become background without a run of the network.
     /// Where such a tile overlaps others, those alone decide.
     pub skip_air: bool,
@@ -99,6 +103,7 @@ impl Default for PredictOptions {
             accumulate: Accumulate::Half,
             compute: Compute::default(),
             probabilities: false,
+            uncertainty: false,
             skip_air: false,
             limit_bytes: u64::MAX,
         }
@@ -117,6 +122,8 @@ pub struct Prediction {
     /// `[classes, z, y, x]`, where asked for: softmax over classes, or the sigmoid of each region.
     /// Outside the crop: 1 for background, 0 for everything else.
     pub probabilities: Option<Array4<f32>>,
+    /// How certain the labels are, where asked for.
+    pub uncertainty: Option<Uncertainty>,
 }
 
 /// A model with its weights in memory.
@@ -225,6 +232,10 @@ impl Predictor {
             let heads: Vec<_> = all.outer_iter().map(|head| back.view(head)).collect();
             ndarray::stack(ndarray::Axis(0), &heads).expect("all heads have one shape")
         });
+        prediction.uncertainty = prediction.uncertainty.map(|found| Uncertainty {
+            entropy: back.array(found.entropy.view()),
+            disagreement: found.disagreement.map(|all| back.array(all.view())),
+        });
         Ok(prediction)
     }
 
@@ -307,6 +318,7 @@ impl Predictor {
             properties,
             skipped_tiles,
             probabilities: exported.probabilities,
+            uncertainty: exported.uncertainty,
         })
     }
 
@@ -324,6 +336,9 @@ impl Predictor {
             self.logits_resampling,
             self.options.probabilities,
         )?;
+        if self.options.uncertainty {
+            export = export.with_uncertainty(self.networks.len());
+        }
         let skipped = self.window(image, &properties, plan, air, &mut export, progress)?;
         Ok((export.finish(), skipped))
     }
@@ -449,6 +464,7 @@ impl Predictor {
                 ResampleFunction::Torch => size_of::<f32>(),
             },
             probabilities: self.options.probabilities,
+            uncertainty: self.options.uncertainty,
             masked: self.preprocessor.needs_mask(),
             turned: self.orientation == Orientation::Ras,
             network_bytes: self.networks.iter().map(Network::weight_bytes).sum(),

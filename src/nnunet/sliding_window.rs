@@ -83,6 +83,12 @@ pub trait LogitsSink<T> {
     /// Whatever stops the prediction.
     fn begin(&mut self, column: &Column) -> Result<(), PredictError>;
 
+    /// The logits of one fold of several in slice `z` of the column are final, `[heads, y, x]` of its source. All folds
+    /// come before [`accept`](Self::accept) hands their average over. Only uncertainty asks for them.
+    fn fold(&mut self, z: usize, logits: &[T]) {
+        let _ = (z, logits);
+    }
+
     /// Slice `z` of the column is final: `logits` is `[heads, y, x]` of its source. Slices arrive in
     /// ascending order, each once. The vector may be exchanged for another of the same length.
     ///
@@ -245,8 +251,12 @@ impl Pass<'_> {
                     ring.fill_air(slot, self.air);
                     if fold == 0 {
                         ring.finish(slot, z, &mut finished)?;
+                        if folds > 1 {
+                            sink.fold(z, &finished);
+                        }
                     } else {
                         ring.finish(slot, z, &mut other)?;
+                        sink.fold(z, &other);
                         add(&mut finished, &other);
                     }
                 }
@@ -277,6 +287,7 @@ impl Pass<'_> {
                 for (slot, z) in self.image_slices(level) {
                     ring.fill_air(slot, self.air);
                     ring.finish(slot, z, &mut finished)?;
+                    sink.fold(z, &finished);
                     if fold == 0 {
                         sums.push(finished.clone());
                         continue;

@@ -150,3 +150,139 @@ fn tiles_of_air_are_left_out_on_request() {
     );
     assert!(line.contains("air"), "{line}");
 }
+
+/// The 32-bit floats of an uncompressed or gzipped NIfTI file.
+fn floats(path: &Path) -> Vec<f32> {
+    let limits = medseg::io::Limits::detect();
+    let (volumes, _) = medseg::io::nifti::Reader::open(path, &limits)
+        .unwrap()
+        .into_f32()
+        .unwrap();
+    let values = volumes.iter().flat_map(medseg::volume::Volume::as_slice);
+    values.copied().collect()
+}
+
+#[test]
+fn uncertainty_is_the_entropy_of_the_probabilities_and_changes_no_label() {
+    let here = folder();
+    let parity = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/parity/configurations");
+    // Three folds, mirroring and turned axes; one fold with regions.
+    for (case, folds) in [("oblique", 3), ("regions", 1)] {
+        let files = |folder: &str| {
+            let entries = std::fs::read_dir(parity.join(case).join(folder)).unwrap();
+            let paths = entries.map(|entry| entry.unwrap().path().display().to_string());
+            let mut paths: Vec<String> = paths.collect();
+            paths.sort();
+            paths.join(",")
+        };
+        let (image, model) = (files("input"), files("model"));
+        let infer = format!("infer -i {image} -m {model} --json -o");
+        succeed(here.path(), &format!("{infer} plain.nii --force"));
+        let more = "--uncertainty --probabilities --force";
+        let mut runs = Vec::new();
+        for threads in [1, 3] {
+            let run = format!("{infer} out.nii {more} --threads {threads}");
+            let report: serde_json::Value =
+                serde_json::from_str(&succeed(here.path(), &run)).unwrap();
+            let files = [
+                "out.nii",
+                "out_uncertainty.nii.gz",
+                "out_disagreement.nii.gz",
+            ];
+            let wanted = files.iter().take(if folds > 1 { 3 } else { 2 });
+            runs.push(wanted.map(|file| bytes(here.path().join(file))).collect());
+            let rows = report["cases"][0]["uncertainty"]
+                .as_array()
+                .unwrap()
+                .clone();
+            assert!(!rows.is_empty());
+            let labels = labels(&here.path().join("out.nii"));
+            let entropies = floats(&here.path().join("out_uncertainty.nii.gz"));
+            for row in &rows {
+                let number = row["label"].as_u64().unwrap();
+                let of_label = labels.iter().zip(&entropies);
+                let of_label = of_label.filter(|(label, _)| u64::from(**label) == number);
+                let of_label: Vec<f64> = of_label.map(|(_, h)| f64::from(*h)).collect();
+                assert_eq!(row["voxel_count"], of_label.len());
+                match row["mean_entropy"].as_f64() {
+                    None => assert!(of_label.is_empty()),
+                    Some(mean) => {
+                        let expected = of_label.iter().sum::<f64>() / of_label.len() as f64;
+                        assert!((mean - expected).abs() < 1e-6, "{mean} {expected}");
+                    }
+                }
+                let disagreement = row.get("mean_disagreement");
+                assert_eq!(disagreement.is_some(), folds > 1);
+            }
+        }
+        let runs: [Vec<Vec<u8>>; 2] = runs.try_into().unwrap();
+        assert!(runs[0] == runs[1], "{case}: threads show");
+        assert!(runs[0][0] == bytes(here.path().join("plain.nii")), "{case}");
+        let entropies = floats(&here.path().join("out_uncertainty.nii.gz"));
+        let probabilities = floats(&here.path().join("out_probabilities.nii.gz"));
+        let voxels = entropies.len();
+        let surprise = |p: f64| if p > 0.0 { -p * p.ln() } else { 0.0 };
+        for (voxel, &found) in entropies.iter().enumerate() {
+            let heads = probabilities.iter().skip(voxel).step_by(voxels);
+            let of_head = |&p: &f32| {
+                let p = f64::from(p);
+                let other = if case == "regions" { 1.0 - p } else { 0.0 };
+                surprise(p) + surprise(other)
+            };
+            let expected: f64 = heads.map(of_head).sum();
+            assert!(
+                (f64::from(found) - expected).abs() < 2e-5,
+                "{found} {expected}"
+            );
+        }
+        assert!(entropies.iter().any(|&h| h > 0.05), "{case}");
+        if folds > 1 {
+            let between = floats(&here.path().join("out_disagreement.nii.gz"));
+            let most = (folds as f32).ln();
+            assert!(between.iter().all(|mi| (0.0..=most).contains(mi)));
+            assert!(between.iter().any(|&mi| mi > 1e-4));
+            // One of these folds alone has nobody to disagree with.
+            std::fs::remove_file(here.path().join("out_disagreement.nii.gz")).unwrap();
+            succeed(here.path(), &format!("{infer} out.nii {more} --folds 0"));
+            assert!(!here.path().join("out_disagreement.nii.gz").exists());
+        }
+    }
+}
+
+#[test]
+fn files_beside_a_label_map_are_never_replaced_unasked_and_a_rest_is_completed() {
+    let here = folder();
+    let (model, image) = (
+        super::two_channel_model(),
+        "images/a_0000.nii.gz,images/a_0001.nii.gz",
+    );
+    images(here.path());
+    let infer = format!(
+        "infer -i {image} -m {} -o a.nii --uncertainty",
+        model.display()
+    );
+    let plan = succeed(here.path(), &format!("{infer} --dry-run"));
+    assert!(
+        plan.contains("-> a.nii,a_uncertainty.nii.gz: needs"),
+        "{plan}"
+    );
+    write(here.path(), "a_uncertainty.nii.gz", b"mine");
+    let line = refuse(here.path(), &infer);
+    assert!(line.contains("a_uncertainty.nii.gz"), "{line}");
+    assert!(!here.path().join("a.nii").exists());
+    // What an interrupted run left beside no label map is made anew.
+    succeed(here.path(), &format!("{infer} --skip-existing"));
+    assert!(bytes(here.path().join("a_uncertainty.nii.gz")) != b"mine");
+    std::fs::remove_file(here.path().join("a_uncertainty.nii.gz")).unwrap();
+    let output = run(here.path(), &format!("{infer} --skip-existing"));
+    assert_eq!(code(&output), 0);
+    assert!(
+        stderr(&output).contains("a_uncertainty.nii.gz is missing"),
+        "{}",
+        stderr(&output)
+    );
+    let piped = format!("infer -i {image} -m {} -o - --uncertainty", model.display());
+    let output = run(here.path(), &piped);
+    assert_eq!(code(&output), 2);
+    assert!(stderr(&output).contains("--uncertainty needs a file"));
+}

@@ -7,6 +7,7 @@ mod examples;
 mod infer;
 mod infer_ways;
 mod manners;
+mod pictures;
 mod pipes;
 mod tasks;
 

@@ -6,6 +6,7 @@
 mod cascade;
 mod case;
 mod cases;
+mod companion;
 mod plan;
 mod shelf;
 mod task;
@@ -16,7 +17,9 @@ use crate::label_output::{LabelFormat, Target};
 use crate::model;
 use crate::outcome::{Outcome, Usage};
 use clap::ValueEnum;
+use companion::Companion;
 use medseg::io::batch::Job;
+use medseg::io::picture;
 use medseg::nn::Compute;
 use medseg::nnunet::model::{Fold, Model, ModelOptions};
 use medseg::nnunet::predict::{Accumulate, PredictOptions, Predictor};
@@ -36,6 +39,7 @@ Examples:
   medseg infer -i STUDY/ -m model/ -o organs.dcm
   medseg infer -i t1.nii.gz,t2.nii.gz -m two_channels/ -o tumor.nii.gz --folds 0 --no-mirroring
   medseg infer -i images/ -m model/ -o labels/ --dry-run
+  medseg infer -i ct.nii.gz -m model/ -o organs.nii.gz --uncertainty --json
   medseg infer --task totalseg:fast -i ct.nii.gz -o organs/ --per-class --model-dir models/
   medseg infer --task totalseg --roi-subset liver -i ct.nii.gz -o liver.nii.gz --model-dir models/
   medseg infer --task mine.toml -i A=early.nii.gz,P=late.nii.gz -o v.nii.gz --model-dir models/
@@ -54,7 +58,7 @@ pub struct Args {
     #[arg(
         long,
         value_name = "NAME|FILE",
-        conflicts_with_all = ["model", "folds", "configuration", "previous", "step", "no_mirroring", "postprocessing", "probabilities"]
+        conflicts_with_all = ["model", "folds", "configuration", "previous", "step", "no_mirroring", "postprocessing", "probabilities", "uncertainty"]
     )]
     task: Option<String>,
     /// Folder that holds the models of tasks; ~/.totalsegmentator is searched after it
@@ -112,6 +116,10 @@ pub struct Args {
     /// Also write <OUTPUT>_probabilities.nii.gz, 32-bit floats, one volume per class
     #[arg(long)]
     probabilities: bool,
+    /// Also write <OUTPUT>_uncertainty.nii.gz, the entropy of every voxel's class probabilities in nats, and with several
+    /// folds <OUTPUT>_disagreement.nii.gz, their mutual information in nats; label means go into the run report
+    #[arg(long)]
+    uncertainty: bool,
     /// Write volume (mL), mean HU and border contact of every label to this JSON file
     #[arg(long, value_name = "FILE")]
     statistics: Option<PathBuf>,
@@ -160,9 +168,36 @@ impl Args {
             },
             compute,
             probabilities: self.probabilities,
+            uncertainty: self.uncertainty,
             skip_air: self.skip_air,
             limit_bytes,
         }
+    }
+
+    /// What is written for each case.
+    fn files(&self, model: &Model) -> plan::Files {
+        let ending = self.format.ending_for(&model.dataset.file_ending);
+        let compares_folds = self.uncertainty && model.folds().len() > 1;
+        let asked = [
+            (self.probabilities, Companion::Probabilities),
+            (self.uncertainty, Companion::Uncertainty),
+            (compares_folds, Companion::Disagreement),
+            (self.writes_spacing(model), Companion::Spacing),
+        ];
+        let asked = asked.into_iter().filter(|(is_asked, _)| *is_asked);
+        plan::Files::Map {
+            ending,
+            companions: asked.map(|(_, companion)| companion).collect(),
+        }
+    }
+
+    /// Whether label maps are TIFF stacks, which nnU-Net keeps the spacing of in a file of its own.
+    fn writes_spacing(&self, model: &Model) -> bool {
+        let is_volume = medseg::io::batch::case_name(&self.output).as_os_str()
+            != self.output.file_name().unwrap_or_default()
+            && !picture::is_picture_name(&self.output);
+        let ending = self.format.ending_for(&model.dataset.file_ending);
+        model.plans.reads_stacks && ending.starts_with(".tif") && !is_volume
     }
 
     /// Where the label map of a case goes.
@@ -212,7 +247,8 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
         return task::run(name, &inputs, args, compute, cx);
     }
     let model = load_model(args, cx)?;
-    let plan = plan::Plan::new(&inputs, args, model.dataset.channel_names.len(), None)?;
+    let channels = model.dataset.channel_names.len();
+    let plan = plan::Plan::new(&inputs, args, channels, args.files(&model))?;
     let predictor = Predictor::new(
         &model,
         args.predict_options(compute, cx.limits.memory_bytes),
@@ -235,6 +271,7 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
             predictor: &predictor,
             first_stage: &first_stage,
             postprocessing: postprocessing.as_ref(),
+            writes_spacing: args.writes_spacing(&model),
             cx,
         };
         case.run(state)

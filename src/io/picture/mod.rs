@@ -287,7 +287,8 @@ mod tests {
         assert_eq!(read(&path).unwrap().2, [1.0; 3]);
         let beside = folder.path().join("case.json");
         assert_eq!(spacing_file(&path), beside);
-        std::fs::write(&beside, spacing_json([2.5, 0.5, 0.75])).unwrap();
+        let json = spacing_json([2.5, 0.5, 0.75]);
+        atomic::write(&beside, Overwrite::Force, &json).unwrap();
         assert_eq!(read(&path).unwrap().2, [2.5, 0.5, 0.75]);
         for wrong in [
             "{}",
@@ -296,7 +297,7 @@ mod tests {
             "{\"spacing\": [1, 0, 2]}",
             "x",
         ] {
-            std::fs::write(&beside, wrong).unwrap();
+            atomic::write(&beside, Overwrite::Force, wrong.as_bytes()).unwrap();
             let message = read(&path).unwrap_err().to_string();
             assert!(message.contains("case.json: expected"), "{message}");
         }

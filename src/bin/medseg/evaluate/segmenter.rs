@@ -36,6 +36,7 @@ impl Segmenter {
             accumulate: Accumulate::Half,
             compute,
             probabilities: false,
+            uncertainty: false,
             skip_air: false,
             limit_bytes: cx.limits.memory_bytes,
         };

@@ -67,7 +67,7 @@ impl FirstStage {
         let model: Model = model::load(&folder, &options)?;
         cx.detail(&format!("first stage: {}", display_name(&folder)));
         let mut options = args.predict_options(compute, cx.limits.memory_bytes);
-        options.probabilities = false;
+        (options.probabilities, options.uncertainty) = (false, false);
         let first = Predictor::new(&model, options)?;
         anyhow::ensure!(
             first.previous_stage().is_none(),

@@ -3,20 +3,22 @@
 use super::Args;
 use super::cascade::FirstStage;
 use super::cases::{State, channel_name, check_positions, checksums};
+use super::companion::Companion;
 use super::plan::{shown_inputs, shown_memory, shown_output};
 use crate::cases::Clock;
 use crate::context::Context;
 use crate::label_output::Target;
 use anyhow::Context as _;
-use medseg::io::batch::{Job, case_name};
-use medseg::io::display_name;
+use medseg::io::batch::Job;
 use medseg::io::nifti::{self, Header};
+use medseg::io::{display_name, picture};
 use medseg::nnunet::postprocess::Postprocessing;
 use medseg::nnunet::predict::{Prediction, Predictor};
 use medseg::nnunet::statistics::label_statistics;
+use medseg::nnunet::uncertainty::label_uncertainties;
 use medseg::provenance::{CaseRecord, Memory, Status};
 use medseg::volume::{Grid, Volume};
-use std::path::{Path, PathBuf};
+use ndarray::Array3;
 
 /// A case with what it needs.
 pub struct Case<'a> {
@@ -25,6 +27,8 @@ pub struct Case<'a> {
     pub predictor: &'a Predictor,
     pub first_stage: &'a FirstStage,
     pub postprocessing: Option<&'a Postprocessing>,
+    /// Whether a label map of several slices gets its spacing beside it.
+    pub writes_spacing: bool,
     pub cx: &'a Context,
 }
 
@@ -37,7 +41,7 @@ impl Case<'_> {
         let id = self.job.case.id.to_string_lossy().into_owned();
         let mut clock = Clock::new();
         let target = self.args.target(self.job, self.cx)?;
-        let (channels, header) = self.read(&mut state.memory)?;
+        let (channels, header) = self.read(&target, &mut state.memory)?;
         clock.phase("read");
         let progress = self.cx.progress(&id);
         let previous = self
@@ -63,10 +67,14 @@ impl Case<'_> {
             postprocessing.apply(prediction.label_map.volume.data_mut())?;
             clock.phase("postprocess");
         }
-        let outputs = self.write(&prediction, &header, &target)?;
+        let map = &prediction.label_map;
+        let uncertainty = prediction.uncertainty.as_ref();
+        let uncertainty = uncertainty.map(|found| label_uncertainties(map, found));
+        let statistics = self.args.statistics.as_ref();
+        let statistics = statistics.map(|_| label_statistics(map, channels.first()));
+        let outputs = self.write(prediction, &header, &target)?;
         clock.phase("write");
-        if self.args.statistics.is_some() {
-            let rows = label_statistics(&prediction.label_map, channels.first());
+        if let Some(rows) = statistics {
             state
                 .statistics
                 .insert(id.clone(), serde_json::to_value(rows)?);
@@ -79,6 +87,10 @@ impl Case<'_> {
         ));
         let mut record = CaseRecord::new(id.clone(), Status::Done);
         record.outputs = outputs;
+        if let Some(rows) = uncertainty {
+            let rows = serde_json::to_value(rows)?;
+            record.fields.insert("uncertainty".to_owned(), rows);
+        }
         if self.args.run.is_wanted() {
             record.inputs = checksums(self.job)?;
             clock.phase("checksums");
@@ -89,12 +101,17 @@ impl Case<'_> {
 
     /// The channels in order; the header of the first gives the output its geometry. Whether the whole case fits into
     /// memory is decided by that header, before any voxel is read.
-    fn read(&self, memory: &mut Memory) -> anyhow::Result<(Vec<Volume<f32>>, Header)> {
+    fn read(
+        &self,
+        target: &Target,
+        memory: &mut Memory,
+    ) -> anyhow::Result<(Vec<Volume<f32>>, Header)> {
         let mut channels = Vec::new();
         let mut first_header = None;
         for path in &self.job.case.channels {
             let reader = self.cx.open(path)?;
             if first_header.is_none() {
+                target.check(&self.job.output, &reader.header().grid)?;
                 self.check_memory(&reader.header().grid, memory)
                     .with_context(|| display_name(path))?;
             }
@@ -140,33 +157,43 @@ impl Case<'_> {
 
     fn write(
         &self,
-        prediction: &Prediction,
+        mut prediction: Prediction,
         header: &Header,
         target: &Target,
     ) -> anyhow::Result<Vec<String>> {
-        let overwrite = self.args.existing.overwrite();
+        let existing = self.args.existing;
         let output = &self.job.output;
+        let (map, geometry) = (&prediction.label_map, &header.geometry);
         let mut outputs = vec![shown_output(self.job)];
-        // The label map comes last: where it is, everything of the case is.
-        if let Some(probabilities) = &prediction.probabilities {
-            let path = probabilities_path(output);
-            let volumes = probabilities
-                .outer_iter()
-                .map(|class| Ok(Volume::new(class.to_owned(), *prediction.label_map.grid())?))
-                .collect::<anyhow::Result<Vec<_>>>()?;
+        let mut save = |companion: Companion, volumes: Vec<Array3<f32>>| {
+            let path = companion.path(output);
+            let volumes = volumes.into_iter().map(|all| Volume::new(all, *map.grid()));
+            let volumes: Vec<Volume<f32>> = volumes.collect::<Result<_, _>>()?;
             let volumes: Vec<&Volume<f32>> = volumes.iter().collect();
-            nifti::save_volume(&path, &volumes, &header.geometry, Vec::new(), overwrite)?;
+            let overwrite = existing.overwrite_companions();
+            nifti::save_volume(&path, &volumes, geometry, Vec::new(), overwrite)?;
+            outputs.push(display_name(&path));
+            anyhow::Ok(())
+        };
+        // The label map comes last: where it is, everything of the case is.
+        if let Some(probabilities) = prediction.probabilities.take() {
+            let classes = probabilities.outer_iter();
+            let classes = classes.map(|class| class.to_owned()).collect();
+            save(Companion::Probabilities, classes)?;
+        }
+        if let Some(found) = prediction.uncertainty.take() {
+            save(Companion::Uncertainty, vec![found.entropy])?;
+            if let Some(disagreement) = found.disagreement {
+                save(Companion::Disagreement, vec![disagreement])?;
+            }
+        }
+        if self.writes_spacing && map.grid().shape[0] > 1 {
+            let path = Companion::Spacing.path(output);
+            let spacing = picture::spacing_json(map.grid().spacing_mm);
+            medseg::io::atomic::write(&path, existing.overwrite_companions(), &spacing)?;
             outputs.push(display_name(&path));
         }
-        let map = &prediction.label_map;
-        target.save(output, map, &header.geometry, &[], overwrite)?;
+        target.save(output, map, geometry, &[], existing.overwrite())?;
         Ok(outputs)
     }
-}
-
-/// `case.nii.gz` to `case_probabilities.nii.gz`, beside it.
-fn probabilities_path(output: &Path) -> PathBuf {
-    let mut name = case_name(output);
-    name.push("_probabilities.nii.gz");
-    output.with_file_name(name)
 }

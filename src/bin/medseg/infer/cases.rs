@@ -48,7 +48,10 @@ pub fn run(
         let (Step::Skip(job) | Step::Run(job)) = step;
         let id = job.case.id.to_string_lossy();
         match step {
-            Step::Skip(_) => cases.skip(&id, &plan::shown_output(job)),
+            Step::Skip(_) => {
+                warn_of_missing(plan, job, cx);
+                cases.skip(&id, &plan::shown_output(job));
+            }
             Step::Run(_) => cases.run(&id, || segment(job, &mut state)),
         }
     }
@@ -59,6 +62,20 @@ pub fn run(
         medseg::io::atomic::write(path, args.existing.overwrite(), &text)?;
     }
     cases.finish()
+}
+
+/// A label map from a run without `--uncertainty` or `--probabilities` has no such files beside it.
+fn warn_of_missing(plan: &Plan, job: &Job, cx: &Context) {
+    for companion in plan.companions() {
+        let path = companion.path(&job.output);
+        if !path.exists() {
+            let (flag, path) = (companion.flag(), display_name(&path));
+            let text = format!(
+                "{path} is missing beside a label map that is skipped: {flag} needs --force to make it"
+            );
+            cx.warn(flag, &text);
+        }
+    }
 }
 
 /// The files of a case with their checksums.

@@ -1,6 +1,7 @@
 //! Which case goes where, decided before any work starts.
 
 use super::Args;
+use super::companion::Companion;
 use crate::context::{Context, print_text};
 use crate::flags::Existing;
 use crate::outcome::Usage;
@@ -18,16 +19,28 @@ pub enum Step {
     Skip(Job),
 }
 
+/// What is written for a case.
+pub enum Files {
+    /// A label map, and files beside it.
+    Map {
+        /// Of label maps in a folder.
+        ending: String,
+        companions: Vec<Companion>,
+    },
+    /// A folder of files called so.
+    Classes(Vec<String>),
+}
+
 /// All cases of a run.
 pub struct Plan {
     /// In the order of the inputs.
     pub steps: Vec<Step>,
+    files: Files,
     folder: Option<PathBuf>,
 }
 
 impl Plan {
-    /// Finds the cases of `channels` files and their outputs, and checks that every output may be written. With
-    /// `classes` a case's output is a folder of files called so.
+    /// Finds the cases of `channels` files and their outputs, and checks that every output may be written.
     ///
     /// # Errors
     /// A missing input or channel, two cases with one output, an output that exists.
@@ -35,27 +48,28 @@ impl Plan {
         inputs: &[PathBuf],
         args: &Args,
         channels: usize,
-        classes: Option<&[String]>,
+        files: Files,
     ) -> anyhow::Result<Self> {
         let cases = batch::find_cases(inputs, Some(channels))?;
-        let jobs = match classes {
-            None => cases.jobs(&args.output, args.format.ending())?,
-            Some(_) => class_folders(cases, &args.output)?,
+        let jobs = match &files {
+            Files::Map { ending, .. } => cases.jobs(&args.output, ending)?,
+            Files::Classes(_) => class_folders(cases, &args.output)?,
         };
         let is_folder = jobs.iter().any(|job| job.output != args.output);
         // A folder that is still to be made holds nothing that could be replaced.
         let is_new_folder = is_folder && !args.output.exists();
-        if !is_folder && classes.is_none() {
-            args.format.check_name(&args.output)?;
-        }
-        if args.probabilities && args.output == Path::new("-") {
-            return Err(
-                Usage("--probabilities needs a file or folder as output".to_owned()).into(),
-            );
+        if let Files::Map { companions, .. } = &files {
+            if !is_folder {
+                args.format.check_name(&args.output)?;
+            }
+            if let (Some(first), true) = (companions.first(), args.output == Path::new("-")) {
+                let text = format!("{} needs a file or folder as output", first.flag());
+                return Err(Usage(text).into());
+            }
         }
         let mut steps = Vec::with_capacity(jobs.len());
         for job in jobs {
-            let is_skipped = !is_new_folder && is_done(&job.output, classes, args.existing)?;
+            let is_skipped = !is_new_folder && is_done(&job.output, &files, args.existing)?;
             steps.push(if is_skipped {
                 Step::Skip(job)
             } else {
@@ -68,6 +82,7 @@ impl Plan {
         }
         Ok(Self {
             steps,
+            files,
             folder: is_folder.then(|| args.output.clone()),
         })
     }
@@ -81,6 +96,14 @@ impl Plan {
             atomic::create_folder(folder)?;
         }
         Ok(())
+    }
+
+    /// The files beside a label map, or none where classes are written.
+    pub fn companions(&self) -> &[Companion] {
+        match &self.files {
+            Files::Map { companions, .. } => companions,
+            Files::Classes(_) => &[],
+        }
     }
 
     /// How many cases are to be done.
@@ -105,10 +128,14 @@ impl Plan {
                 Step::Skip(job) => format!("{}: skip, exists", shown_output(job)),
                 Step::Run(job) => {
                     let plan = case_plan(&case_grid(job, cx)?)?;
+                    let beside = self.companions().iter();
+                    let beside = beside.map(|it| display_name(&it.path(&job.output)));
+                    let outputs: Vec<String> =
+                        [shown_output(job)].into_iter().chain(beside).collect();
                     format!(
                         "{} -> {}: {}",
                         shown_inputs(job),
-                        shown_output(job),
+                        outputs.join(","),
                         shown_memory(&plan, cx.limits.memory_bytes)
                     )
                 }
@@ -141,9 +168,16 @@ fn class_folders(cases: batch::Cases, output: &Path) -> anyhow::Result<Vec<Job>>
 ///
 /// # Errors
 /// A file that is there and may not be replaced.
-fn is_done(output: &Path, classes: Option<&[String]>, existing: Existing) -> anyhow::Result<bool> {
-    let Some(classes) = classes else {
-        return Ok(existing.plan(output)? == atomic::Plan::Skip);
+fn is_done(output: &Path, files: &Files, existing: Existing) -> anyhow::Result<bool> {
+    let classes = match files {
+        Files::Classes(classes) => classes,
+        Files::Map { companions, .. } => {
+            let is_done = existing.plan(output)? == atomic::Plan::Skip;
+            for companion in companions.iter().filter(|_| !is_done) {
+                atomic::check_output(&companion.path(output), existing.overwrite_companions())?;
+            }
+            return Ok(is_done);
+        }
     };
     if !output.exists() {
         return Ok(false);

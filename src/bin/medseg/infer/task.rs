@@ -2,7 +2,7 @@
 
 use super::Args;
 use super::cases::{self, State, check_positions, checksums};
-use super::plan::{Plan, shown_inputs, shown_output};
+use super::plan::{Files, Plan, shown_inputs, shown_output};
 use super::shelf::Shelf;
 use crate::cases::Clock;
 use crate::context::Context;
@@ -38,11 +38,14 @@ pub fn run(
     let Named { task, base } = task::find(name)?;
     let task = adapted(task, args)?;
     let inputs = by_channel_names(inputs, &task)?;
-    let classes = match args.per_class {
-        true => Some(class_files(&task.result_table())?),
-        false => None,
+    let files = match args.per_class {
+        true => Files::Classes(class_files(&task.result_table())?),
+        false => Files::Map {
+            ending: args.format.ending().to_owned(),
+            companions: Vec::new(),
+        },
     };
-    let plan = Plan::new(&inputs, args, task.channels.len(), classes.as_deref())?;
+    let plan = Plan::new(&inputs, args, task.channels.len(), files)?;
     let store = Store::new(args.model_dir.as_deref(), &base);
     let options = args.predict_options(compute, cx.limits.memory_bytes);
     let mut shelf = Shelf::new(&task, &store, &args.checkpoint, options, plan.to_run() > 1)?;
@@ -203,7 +206,7 @@ impl Case<'_> {
             true => Target::Volume,
             false => self.args.target(self.job, self.cx)?,
         };
-        let (channels, header) = self.read(shelf, state)?;
+        let (channels, header) = self.read(shelf, &target, state)?;
         self.clock.phase("read");
         let channels = self.on_one_grid(channels)?;
         let shown = shown_inputs(self.job);
@@ -248,6 +251,7 @@ impl Case<'_> {
     fn read(
         &self,
         shelf: &mut Shelf,
+        target: &Target,
         state: &mut State,
     ) -> anyhow::Result<(Vec<Volume<f32>>, Header)> {
         let mut channels = Vec::new();
@@ -257,6 +261,7 @@ impl Case<'_> {
             let reader = self.cx.open(path)?;
             if first_header.is_none() {
                 let grid = reader.header().grid;
+                target.check(&self.job.output, &grid)?;
                 let largest =
                     largest_plan(self.task, &grid, shelf).with_context(|| shown.clone())?;
                 if let Some((model, plan)) = largest {
