@@ -112,6 +112,44 @@ fn flips_of_the_axes_change_nothing() {
 }
 
 #[test]
+fn without_a_ct_fat_reaches_farthest_below_the_kidney() {
+    let centre = 40.0;
+    let squared = |z: usize, y: usize, x: usize| -> f64 {
+        [z, y, x]
+            .iter()
+            .map(|&at| (at as f64 - centre).powi(2))
+            .sum()
+    };
+    let ball = |(z, y, x): (usize, usize, usize)| u16::from(squared(z, y, x) <= 144.0);
+    let map = Array3::from_shape_fn([81, 81, 81], ball);
+    let grid = Grid::with_spacing([81; 3], [1.5; 3]);
+    let input = Input {
+        map: map.view(),
+        image: None,
+        grid: &grid,
+    };
+    let found = find_fat(&input, &Options::abdomen()).unwrap().fat;
+    // Fat beyond the capsule in mm along a line from the centre: sideways 13.5, at the poles 1.6 times as much,
+    // and 3 more below than above.
+    let reach = |step: [isize; 3]| {
+        let inside = |far: &isize| {
+            let at: [usize; 3] = step.map(|part| (40 + part * far) as usize);
+            found[at] == FatKind::Perirenal as u8
+        };
+        1.5 * (13..40).filter(inside).count() as f64
+    };
+    for (step, expected) in [
+        ([0, 0, 1], 13.5),
+        ([0, -1, 0], 13.5),
+        ([-1, 0, 0], 24.6),
+        ([1, 0, 0], 18.6),
+    ] {
+        let found = reach(step);
+        assert!((found - expected).abs() <= 1.6, "{step:?}: {found}");
+    }
+}
+
+#[test]
 fn errors_name_what_is_wrong() {
     let mut case = phantom(4);
     let mut none = options();

@@ -1,24 +1,27 @@
 //! A whole label map from a patient's kidneys alone, by fitting a template.
 //!
 //! The kidneys (and, with a CT, the bones) of patient and template are compared as clouds of surface
-//! points in world millimetres. The map from patient to template is affine: landmarks of the kidneys
-//! (centroid and trimmed extents) give the start, symmetric iterated closest points (Besl and McKay,
-//! IEEE PAMI 14, 1992) refine it. Two kidneys say little about the rest of the body, so the matrix is
-//! drawn towards a uniform scale without rotation by a ridge whose strength is chosen by leaving out one
-//! kidney: the matrix fitted to the other must place it best. Points near a tumour are not trusted.
+//! points in world millimetres. The map from patient to template is affine with a smooth deformation; a
+//! prior says how bodies differ (`deformation`). Two kidneys say little about the rest of the body, so it is
+//! the prior that decides how far what is seen at the kidneys reaches. The map is the most probable
+//! one given closest points of both surfaces, found again and again from the present map (iterated closest points,
+//! Besl and McKay, IEEE PAMI 14, 1992), beginning with the kidneys' translation. Points near a tumour are not
+//! trusted, and points far off count little.
 //!
 //! The template's labels are then pulled through the map onto the patient's grid, nearest neighbour; its
 //! own kidneys are left out and the patient's kidneys and tumours pasted last, unchanged.
 
-mod affine_fit;
 mod cloud;
+mod deformation;
+mod fit;
 mod warp;
 
-pub use affine_fit::{Confidence, Fit, Method};
+pub use deformation::Deformation;
+pub use fit::{Confidence, Fit, Method};
 
 use crate::topology::components::TooManyRuns;
 use crate::volume::Grid;
-use cloud::{Cloud, bone_points, given_points, label_points};
+use cloud::{Cloud, patient_bones, patient_kidney, template_bones, template_kidney};
 use ndarray::{Array3, ArrayView3};
 
 /// A label map with its place.
@@ -118,9 +121,9 @@ pub fn fit_template(
     let mut pairs: Vec<(Cloud, Cloud)> = Vec::new();
     let mut has_patient = false;
     for (&own, &theirs) in patient.kidneys.iter().zip(template.kidneys) {
-        let here = given_points(patient, own)?;
+        let here = patient_kidney(patient, own)?;
         has_patient |= here.is_some();
-        if let (Some(here), Some(there)) = (here, label_points(&template.input, &[theirs])) {
+        if let (Some(here), Some(there)) = (here, template_kidney(&template.input, theirs)) {
             pairs.push((here, there));
         }
     }
@@ -135,15 +138,15 @@ pub fn fit_template(
         });
     }
     let bones = match (
-        bone_points(patient),
-        label_points(&template.input, template.bones),
+        patient_bones(patient),
+        template_bones(&template.input, template.bones),
     ) {
         (Some(here), Some(there)) => Some((here, there)),
         _ => None,
     };
-    let fit = affine_fit::fit(&pairs, bones.as_ref(), method);
+    let fit = fit::fit(&pairs, bones.as_ref(), method);
     Ok(Fitted {
-        map: warp::pull(patient, template, &fit),
+        map: warp::pull(patient, template, &fit.map),
         fit,
     })
 }

@@ -32,9 +32,18 @@ const DEGREE: usize = 5;
 const PRIOR_MM: f64 = 13.0;
 /// Part by which it grows towards the poles of the patient's long axis.
 const PRIOR_POLES: f64 = 0.6;
-/// The same two for a limit of which nothing is seen at all.
-const USUAL_MM: f64 = 12.5;
-const USUAL_POLES: f64 = 0.5;
+/// The limit where a CT shows nothing of the fascia; chosen on phantoms.
+pub(super) const UNSEEN: Usual = Usual {
+    margin_mm: 12.5,
+    poles: 0.5,
+    caudal_mm: 0.0,
+};
+/// The limit without a CT; chosen on 24 synthetic cases that were not scored.
+pub(super) const GEOMETRIC: Usual = Usual {
+    margin_mm: 13.5,
+    poles: 0.6,
+    caudal_mm: 3.0,
+};
 /// Below this share of directions with a fascia none is believed: fat alone speaks for ever larger limits.
 const LEAST_SEEN: f64 = 0.12;
 /// Variance of a harmonic coefficient of degree 0, and its ratio from degree to degree.
@@ -76,6 +85,17 @@ pub(super) struct Fascia {
     pub(super) organ_share: Option<f64>,
 }
 
+/// Where the fascia usually is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Usual {
+    /// Distance from the kidney's hull at its level.
+    margin_mm: f64,
+    /// Part by which the distance grows towards the upper and lower pole.
+    poles: f64,
+    /// How much farther it is at the lower pole, and nearer at the upper: the space is a cone that is open downwards.
+    caudal_mm: f64,
+}
+
 /// One ray: what the smoothed CT shows from the hull outwards.
 struct Ray {
     /// 0 for fat to 1 for brighter tissue; 0 where the kidney's own partial volume reaches.
@@ -92,9 +112,9 @@ fn prior_mm(direction: [f64; 3]) -> f64 {
 }
 
 /// The limit where no fascia is seen, or without a CT: the usual distance around the kidney.
-pub(super) fn expected(hull_mm: &[f64], sphere: &Sphere) -> Fascia {
+pub(super) fn expected(hull_mm: &[f64], sphere: &Sphere, usual: Usual) -> Fascia {
     let limits = hull_mm.iter().zip(&sphere.directions);
-    let usual_mm = |z: f64| USUAL_MM * (1.0 + USUAL_POLES * z * z);
+    let usual_mm = |z: f64| usual.margin_mm * (1.0 + usual.poles * z * z) - usual.caudal_mm * z;
     Fascia {
         limit_mm: limits
             .map(|(hull, direction)| hull + usual_mm(direction[2]))
@@ -132,7 +152,7 @@ pub(super) fn fit(
     }
     let found_share = (open > 0.0).then(|| seen / open);
     let limit_mm = if found_share.is_some_and(|share| share < LEAST_SEEN) {
-        expected(hull_mm, sphere).limit_mm
+        expected(hull_mm, sphere, UNSEEN).limit_mm
     } else {
         hull_mm
             .iter()

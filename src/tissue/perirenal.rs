@@ -76,7 +76,7 @@ pub(super) fn perirenal_fat(
             Some(image) => {
                 fascia::fit(input, image, kidney, &hull, &sphere, (options.window, body))
             }
-            None => fascia::expected(&hull, &sphere),
+            None => fascia::expected(&hull, &sphere, fascia::GEOMETRIC),
         };
         let mut side = mark(input, kidney, &fascia, &sphere, (options.window, body), fat);
         let outward = if kidney.centre_mm[0] >= midline {

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 #[derive(clap::Args)]
 #[command(after_help = "\
 Only kidneys and tumours are read from the input, and they come out unchanged; everything else is
-the template's, moved and scaled. With --image the patient's bones take part. The template
+the template's, moved, scaled and bent. With --image the patient's bones take part. The template
 `builtin` is a synthetic abdomen in the abdomen scheme. A guess, not a segmentation.
 
 Examples:
@@ -52,7 +52,7 @@ pub struct Args {
     /// The template's bones, used with --image [default: labels named bone, vertebrae, rib, sacrum, hip, femur, sternum]
     #[arg(long, value_name = "LABELS", value_delimiter = ',')]
     template_bones: Option<Vec<String>>,
-    /// How to fit [default: affine; scale with one kidney]
+    /// How to fit [default: smooth; scale with one kidney]
     #[arg(long, value_enum)]
     method: Option<MethodName>,
 }
@@ -60,7 +60,9 @@ pub struct Args {
 /// `--method`.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum MethodName {
-    /// Affine.
+    /// Affine and a smooth deformation.
+    Smooth,
+    /// The affine part alone.
     Affine,
     /// Uniform scale and translation.
     Scale,
@@ -187,6 +189,7 @@ fn make(args: &Args, template: &Loaded, case: &Case) -> anyhow::Result<Made> {
         bones: &bones,
     };
     let method = args.method.map(|name| match name {
+        MethodName::Smooth => Method::Smooth,
         MethodName::Affine => Method::Affine,
         MethodName::Scale => Method::Scale,
         MethodName::Translate => Method::Translation,
@@ -294,6 +297,7 @@ fn warnings(fit: &Fit, has_image: bool, lacks_bones: bool) -> Vec<(&'static str,
 
 fn method(fit: &Fit) -> &'static str {
     match fit.method {
+        Method::Smooth => "smooth",
         Method::Affine => "affine",
         Method::Scale => "scale",
         Method::Translation => "translate",
@@ -340,7 +344,7 @@ fn fields(fit: &Fit) -> Map<String, Value> {
         "patient_to_template": matrix,
         "determinant": rounded(m.determinant(), 6),
         "scale_xyz": fit.scale.map(|scale| rounded(scale, 4)),
-        "ridge": fit.ridge,
+        "largest_bend_mm": rounded(fit.largest_bend_mm, 3),
         "clamped": fit.clamped,
     });
     match fields {
