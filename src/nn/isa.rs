@@ -3,6 +3,8 @@
 use std::sync::OnceLock;
 
 use super::kernel::Factors;
+#[cfg(target_arch = "x86_64")]
+use super::kernel::amx;
 use super::{Error, Precision};
 
 /// An instruction set with its own kernels.
@@ -16,11 +18,30 @@ pub enum Isa {
     Avx512,
     /// The same with AVX512_BF16: products of 16-bit floats, where the precision allows them.
     Avx512Bf16,
+    /// The same with AMX-BF16: tiles of products of 16-bit floats.
+    Amx,
+}
+
+/// The widest registers of an [`Isa`]: what decides everything but products of 16-bit floats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Vectors {
+    /// Portable Rust.
+    Scalar,
+    /// 256 bits.
+    Avx2,
+    /// 512 bits.
+    Avx512,
 }
 
 impl Isa {
     /// All sets, the portable one first.
-    pub const ALL: [Self; 4] = [Self::Scalar, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
+    pub const ALL: [Self; 5] = [
+        Self::Scalar,
+        Self::Avx2,
+        Self::Avx512,
+        Self::Avx512Bf16,
+        Self::Amx,
+    ];
 
     /// The sets of this machine, the portable one first.
     pub fn available() -> impl Iterator<Item = Self> {
@@ -33,7 +54,7 @@ impl Isa {
         *BEST.get_or_init(|| Self::available().last().unwrap_or(Self::Scalar))
     }
 
-    /// The set called `name` (`scalar`, `avx2`, `avx512` or `avx512bf16`), as a user forces it.
+    /// The set called `name` (`scalar`, `avx2`, `avx512`, `avx512bf16` or `amx`), as a user forces it.
     ///
     /// # Errors
     ///
@@ -53,6 +74,7 @@ impl Isa {
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
             Self::Avx512Bf16 => "avx512bf16",
+            Self::Amx => "amx",
         }
     }
 
@@ -72,16 +94,31 @@ impl Isa {
             Self::Avx512Bf16 => {
                 Self::Avx512.is_available() && is_x86_feature_detected!("avx512bf16")
             }
+            Self::Amx => {
+                static PERMITTED: OnceLock<bool> = OnceLock::new();
+                Self::Avx512Bf16.is_available() && *PERMITTED.get_or_init(amx::is_permitted)
+            }
         };
         #[cfg(not(target_arch = "x86_64"))]
         return matches!(self, Self::Scalar);
+    }
+
+    /// Its widest registers.
+    pub(crate) fn vectors(self) -> Vectors {
+        match self {
+            Self::Scalar => Vectors::Scalar,
+            Self::Avx2 => Vectors::Avx2,
+            Self::Avx512 | Self::Avx512Bf16 | Self::Amx => Vectors::Avx512,
+        }
     }
 
     /// What a kernel of `precision` multiplies where it computes plain sums.
     pub(crate) fn factors(self, precision: Precision) -> Factors {
         match self {
             // The portable kernels state what the fast ones compute.
-            Self::Scalar | Self::Avx512Bf16 if precision.keeps_halves() => Factors::Half,
+            Self::Scalar | Self::Avx512Bf16 | Self::Amx if precision.keeps_halves() => {
+                Factors::Half
+            }
             _ => Factors::Single,
         }
     }

@@ -6,7 +6,7 @@
 
 use half::bf16;
 
-use super::Isa;
+use super::isa::{Isa, Vectors};
 
 /// What a reader applies to a raw value: `leaky_relu(scale * x + shift)`, per channel of a block.
 #[derive(Debug, Clone, Copy)]
@@ -165,22 +165,22 @@ compile_for!(avx512, "avx512f,avx512bw,avx512dq,avx512vl");
 
 macro_rules! dispatch {
     ($isa:expr, $block:expr, $name:ident<$($hole:tt),+>, $scalar8:expr, $scalar16:expr, ($($arg:expr),*)) => {
-        match ($isa, $block) {
-            (Isa::Scalar, 8) => $scalar8($($arg),*),
-            (Isa::Scalar, _) => $scalar16($($arg),*),
+        match ($isa.vectors(), $block) {
+            (Vectors::Scalar, 8) => $scalar8($($arg),*),
+            (Vectors::Scalar, _) => $scalar16($($arg),*),
             // SAFETY: an `Isa` other than `Scalar` reaches the engine only after `Isa::require` found it
             // on this machine.
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, 8) => unsafe { avx2::$name::<$($hole,)+ 8>($($arg),*) },
+            (Vectors::Avx2, 8) => unsafe { avx2::$name::<$($hole,)+ 8>($($arg),*) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, _) => unsafe { avx2::$name::<$($hole,)+ 16>($($arg),*) },
+            (Vectors::Avx2, _) => unsafe { avx2::$name::<$($hole,)+ 16>($($arg),*) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512 | Isa::Avx512Bf16, 8) => unsafe { avx512::$name::<$($hole,)+ 8>($($arg),*) },
+            (Vectors::Avx512, 8) => unsafe { avx512::$name::<$($hole,)+ 8>($($arg),*) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512 | Isa::Avx512Bf16, _) => unsafe { avx512::$name::<$($hole,)+ 16>($($arg),*) },
+            (Vectors::Avx512, _) => unsafe { avx512::$name::<$($hole,)+ 16>($($arg),*) },
             #[cfg(not(target_arch = "x86_64"))]
             _ => unreachable!("only the portable code exists on this machine"),
         }

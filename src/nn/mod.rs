@@ -14,7 +14,8 @@
 //!   Convolution, transposed convolution and the head are this kernel with three different epilogues.
 //! * **Winograd.** 3x3x3 (1x3x3) convolutions of at least 16 channels run with 3.4 (2.25) times fewer
 //!   products, those of stride 2 with 1.7 (1.4) times fewer, where the plan expects that to pay (`winograd`).
-//! * **Instruction sets.** [`Isa`] picks AVX-512, AVX2 or portable kernels once per network. The
+//! * **Instruction sets.** [`Isa`] picks AVX-512, AVX2 or portable kernels once per network, and for products of
+//!   16-bit floats AMX tiles or AVX512_BF16. The
 //!   partition into tasks depends only on the layer's shape, so results do not depend on the number
 //!   of threads.
 //! * **Memory.** [`Plan`] lays every activation out in one arena by liveness before anything is

@@ -297,8 +297,7 @@ fn window_for(op: &Op, grid: [usize; 3], extent: [usize; 2]) -> Window {
     }
 }
 
-/// Rough cycles for the products of one box: two full registers of products a cycle, and what every
-/// tile costs besides.
+/// Rough cycles for the products of one box: those of the kernel, and what every tile costs besides.
 fn compute_cycles(op: &Op, window: &Window) -> f64 {
     let per_kernel: Vec<f64> = op
         .packed
@@ -307,14 +306,11 @@ fn compute_cycles(op: &Op, window: &Window) -> f64 {
         .map(|kernel| {
             let steps = op.packed.groups[0].weights.len() / op.packed.kernels[0].width;
             let steps = steps / kernel.pack;
-            let registers = (kernel.width * kernel.pack).div_ceil(16);
             window
                 .segments(window.extent, kernel.max_rows())
                 .into_iter()
                 .map(|(_, count)| {
-                    let tiles = kernel.tile_count(count);
-                    let rows = count as f64;
-                    rows * registers as f64 * (steps as f64 * 0.5 + 4.0) + tiles as f64 * 30.0
+                    kernel.cycles(count, steps) + kernel.tile_count(count) as f64 * 30.0
                 })
                 .sum()
         })

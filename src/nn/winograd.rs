@@ -29,7 +29,7 @@ mod vector;
 use std::mem::MaybeUninit;
 
 use self::vector::Vector;
-use super::Isa;
+use super::isa::{Isa, Vectors};
 
 /// Channels per lane vector.
 const LANES: usize = 16;
@@ -444,8 +444,8 @@ pub(crate) fn input_cell(
     // SAFETY: the farthest reads and writes are asserted above; the instruction set was checked when the
     // network was built.
     unsafe {
-        match isa {
-            Isa::Scalar => {
+        match isa.vectors() {
+            Vectors::Scalar => {
                 for_cell!(
                     cell,
                     input_cell_impl,
@@ -455,9 +455,9 @@ pub(crate) fn input_cell(
                 );
             }
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => avx2::input_cell(cell, from, plane, row, to, step),
+            Vectors::Avx2 => avx2::input_cell(cell, from, plane, row, to, step),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Avx512Bf16 => avx512::input_cell(cell, from, plane, row, to, step),
+            Vectors::Avx512 => avx512::input_cell(cell, from, plane, row, to, step),
             #[cfg(not(target_arch = "x86_64"))]
             _ => unreachable!("only the portable code exists on this machine"),
         }
@@ -480,8 +480,8 @@ pub(crate) fn output_cell(
     let (from, to) = (from.as_ptr(), to.as_mut_ptr());
     // SAFETY: as in `input_cell`.
     unsafe {
-        match isa {
-            Isa::Scalar => {
+        match isa.vectors() {
+            Vectors::Scalar => {
                 for_cell!(
                     cell,
                     output_cell_impl,
@@ -491,9 +491,9 @@ pub(crate) fn output_cell(
                 );
             }
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => avx2::output_cell(cell, from, step, to, row),
+            Vectors::Avx2 => avx2::output_cell(cell, from, step, to, row),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Avx512Bf16 => avx512::output_cell(cell, from, step, to, row),
+            Vectors::Avx512 => avx512::output_cell(cell, from, step, to, row),
             #[cfg(not(target_arch = "x86_64"))]
             _ => unreachable!("only the portable code exists on this machine"),
         }

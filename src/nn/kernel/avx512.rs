@@ -5,7 +5,7 @@
 #![allow(clippy::needless_range_loop)]
 
 use std::arch::x86_64::{
-    _mm256_add_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm512_add_ps, _mm512_castpd_ps,
+    __m512, _mm256_add_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm512_add_ps, _mm512_castpd_ps,
     _mm512_castps512_ps256, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_permute_ps,
     _mm512_permutexvar_ps, _mm512_set1_pd, _mm512_set1_ps, _mm512_setr_epi32, _mm512_setzero_ps,
     _mm512_storeu_ps,
@@ -101,6 +101,22 @@ unsafe fn tile<const V: usize, const M: usize, const STRIDE: usize>(
             }
         }
     }
+    // SAFETY: by the function's contract `c` holds `M` rows of `16 V` floats.
+    unsafe { store(&sums, c, accumulate) };
+}
+
+/// Writes `sums` to the rows of `c` or adds them to what is there.
+///
+/// # Safety
+///
+/// The machine has AVX-512F. `c` is writable for `M` rows of `16 V` floats, and initialised where it is added to.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) unsafe fn store<const V: usize, const M: usize>(
+    sums: &[[__m512; V]; M],
+    c: *mut f32,
+    accumulate: bool,
+) {
     for m in 0..M {
         for v in 0..V {
             // SAFETY: by the function's contract `c` holds `M` rows of `16 V` floats.

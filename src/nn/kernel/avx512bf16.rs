@@ -7,14 +7,14 @@
 
 use std::arch::x86_64::{
     __m256bh, __m256i, __m512bh, __m512i, _mm256_add_ps, _mm256_dpbf16_ps, _mm256_loadu_ps,
-    _mm256_loadu_si256, _mm256_set1_epi32, _mm256_setzero_ps, _mm256_storeu_ps, _mm512_add_ps,
-    _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_ps,
-    _mm512_setzero_si512, _mm512_storeu_ps,
+    _mm256_loadu_si256, _mm256_set1_epi32, _mm256_setzero_ps, _mm256_storeu_ps, _mm512_dpbf16_ps,
+    _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_setzero_si512,
 };
 use std::mem::transmute;
 
 use half::bf16;
 
+use super::avx512::store;
 use super::{HalfTileFn, Run};
 
 /// Menu of row counts; see [`super::Kernel`].
@@ -97,20 +97,8 @@ unsafe fn tile<const V: usize, const M: usize, const STRIDE: usize>(
             }
         }
     }
-    for m in 0..M {
-        for v in 0..V {
-            // SAFETY: by the function's contract `c` holds `M` rows of `16 V` floats.
-            unsafe {
-                let target = c.add((m * V + v) * 16);
-                let sum = if accumulate {
-                    _mm512_add_ps(sums[m][v], _mm512_loadu_ps(target))
-                } else {
-                    sums[m][v]
-                };
-                _mm512_storeu_ps(target, sum);
-            }
-        }
-    }
+    // SAFETY: by the function's contract `c` holds `M` rows of `16 V` floats.
+    unsafe { store(&sums, c, accumulate) };
 }
 
 /// 8 channels times `M` positions; oracle: the scalar kernel.

@@ -14,6 +14,8 @@
 //! two neighbouring floats of the run (`pack` = 2) and the halves are added at the end.
 
 #[cfg(target_arch = "x86_64")]
+pub(super) mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -25,8 +27,8 @@ mod tests;
 
 use half::bf16;
 
-use super::Isa;
 use super::arena::Stored;
+use super::isa::{Isa, Vectors};
 
 /// What a kernel multiplies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +51,7 @@ impl Factors {
 
 /// A stretch of staged numbers every position of a tile multiplies with successive weight rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
 pub(crate) struct Run {
     /// Numbers from a position's own place in the slab to the stretch.
     pub offset: usize,
@@ -84,8 +87,10 @@ pub(crate) struct Kernel {
     pub pack: usize,
     /// Numbers from one position to the next in the slab.
     stride: usize,
-    /// Row counts available, ascending.
+    /// Row counts available, ascending, multiples of the first.
     rows: Vec<usize>,
+    /// Whether the kernels need [`amx::Tiles`].
+    tiled: bool,
     /// Their kernels.
     menu: Stored<Vec<TileFn>, Vec<HalfTileFn>>,
 }
@@ -126,37 +131,40 @@ impl Kernel {
     /// Kernels for tiles of `width` (8, 16 or 32) channels over positions `stride` floats apart
     /// (1, 2, 4, 8 or 16; 8 or 16 for half factors, which only the sets of [`Isa::factors`] have).
     pub fn select(isa: Isa, factors: Factors, width: usize, stride: usize) -> Self {
-        if factors == Factors::Half {
-            let menu = match isa {
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx512Bf16 => avx512bf16::menu(width, stride),
-                _ => scalar::half_menu(width, stride),
-            };
-            let (rows, menu) = menu.into_iter().unzip();
-            return Self {
-                width,
-                pack: 2,
-                stride,
-                rows,
-                menu: Stored::Half(menu),
-            };
-        }
-        let (pack, menu) = match isa {
-            Isa::Scalar => scalar::menu(width, stride),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => avx2::menu(width, stride),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Avx512Bf16 => avx512::menu(width, stride),
-            #[cfg(not(target_arch = "x86_64"))]
-            _ => unreachable!("only the portable kernels exist on this machine"),
+        let tiled = isa == Isa::Amx && factors == Factors::Half && width >= 16 && stride == 16;
+        let (pack, rows, menu) = match factors {
+            Factors::Single => {
+                let (pack, menu) = match isa.vectors() {
+                    Vectors::Scalar => scalar::menu(width, stride),
+                    #[cfg(target_arch = "x86_64")]
+                    Vectors::Avx2 => avx2::menu(width, stride),
+                    #[cfg(target_arch = "x86_64")]
+                    Vectors::Avx512 => avx512::menu(width, stride),
+                    #[cfg(not(target_arch = "x86_64"))]
+                    _ => unreachable!("only the portable kernels exist on this machine"),
+                };
+                let (rows, menu) = menu.into_iter().unzip();
+                (pack, rows, Stored::Single(menu))
+            }
+            Factors::Half => {
+                let menu = match isa {
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Amx if tiled => amx::menu(width),
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Avx512Bf16 | Isa::Amx => avx512bf16::menu(width, stride),
+                    _ => scalar::half_menu(width, stride),
+                };
+                let (rows, menu) = menu.into_iter().unzip();
+                (2, rows, Stored::Half(menu))
+            }
         };
-        let (rows, menu) = menu.into_iter().unzip();
         Self {
             width,
             pack,
             stride,
             rows,
-            menu: Stored::Single(menu),
+            tiled,
+            menu,
         }
     }
 
@@ -165,7 +173,7 @@ impl Kernel {
         let mut blocks = channels.div_ceil(block);
         let mut widths = Vec::new();
         while blocks > 0 {
-            let wide = matches!(isa, Isa::Avx512 | Isa::Avx512Bf16);
+            let wide = isa.vectors() == Vectors::Avx512;
             let pair = wide && block == 16 && blocks >= 2;
             widths.push(if pair { 2 * block } else { block });
             blocks -= if pair { 2 } else { 1 };
@@ -183,12 +191,22 @@ impl Kernel {
         positions.div_ceil(self.max_rows())
     }
 
-    /// Cuts a stretch of `positions` into tiles of nearly equal size.
+    /// Rough cycles of `rows` positions over so many weight rows: two registers of products a cycle; or a tile of 16
+    /// positions, 16 pairs and 16 channels in 16 cycles, of which runs that end half way fill three quarters.
+    pub fn cycles(&self, rows: usize, steps: usize) -> f64 {
+        let registers = (self.width * self.pack).div_ceil(16);
+        let step = if self.tiled { 1.0 / 24.0 } else { 0.5 };
+        rows as f64 * registers as f64 * (steps as f64 * step + 4.0)
+    }
+
+    /// Cuts a stretch of `positions` into tiles of nearly equal size, all but the last of whole smallest tiles.
     pub fn tiles(&self, positions: usize) -> impl Iterator<Item = TileSlot> + '_ {
         let count = self.tile_count(positions);
+        let unit = self.rows.first().copied().unwrap_or(1);
+        let units = positions.div_ceil(unit);
         (0..count).map(move |index| {
-            let start = index * positions / count;
-            let rows = (index + 1) * positions / count - start;
+            let start = index * units / count * unit;
+            let rows = ((index + 1) * units / count * unit).min(positions) - start;
             let entry = self
                 .rows
                 .iter()
@@ -198,6 +216,25 @@ impl Kernel {
         })
     }
 
+    /// Makes the current thread ready to run the kernel.
+    pub fn ready(&self) -> Ready<'_> {
+        Ready {
+            kernel: self,
+            // SAFETY: only kernels of `Isa::Amx` are tiled, and that set is available only if tiles are permitted.
+            #[cfg(target_arch = "x86_64")]
+            _tiles: self.tiled.then(|| unsafe { amx::Tiles::take() }),
+        }
+    }
+}
+
+/// A kernel that the current thread can run.
+pub(crate) struct Ready<'a> {
+    kernel: &'a Kernel,
+    #[cfg(target_arch = "x86_64")]
+    _tiles: Option<amx::Tiles>,
+}
+
+impl Ready<'_> {
     /// Computes one tile into `c` (`[rows of the kernel][width]`).
     ///
     /// `first` is the slab position (not float) of the tile; `weights` holds `chunk.steps` rows.
@@ -213,28 +250,32 @@ impl Kernel {
         c: &mut [f32],
         accumulate: bool,
     ) {
-        let rows = self.rows[tile.entry];
-        let start = first * self.stride;
+        let kernel = self.kernel;
+        let rows = kernel.rows[tile.entry];
+        let start = first * kernel.stride;
         assert!(
-            start + (rows - 1) * self.stride + chunk.reach <= slab.len(),
+            start + (rows - 1) * kernel.stride + chunk.reach <= slab.len(),
             "tile reaches past the slab"
         );
-        assert!(c.len() >= rows * self.width, "tile larger than its target");
+        assert!(
+            c.len() >= rows * kernel.width,
+            "tile larger than its target"
+        );
         let steps: usize = chunk.steps.len();
-        assert!(weights.len() >= steps * self.pack * self.width);
+        assert!(weights.len() >= steps * kernel.pack * kernel.width);
         let runs = &runs[chunk.runs.clone()];
         debug_assert_eq!(runs.iter().map(|run| run.steps).sum::<usize>(), steps);
         debug_assert!(
             runs.iter()
-                .all(|run| run.offset + run.steps * self.pack <= chunk.reach)
+                .all(|run| run.offset + run.steps * kernel.pack <= chunk.reach)
         );
         // SAFETY: every number the kernel reads from the slab lies below `start + (rows - 1) * stride +
         // reach` because no run ends behind `reach` (checked when the chunk is built and in debug
         // builds here); it reads `steps` weight rows and writes `rows * width` floats, all asserted
         // above. The kernel's instruction set is available: a `Kernel` is selected with an `Isa` that
-        // was checked when the network was built.
+        // was checked when the network was built, and this thread holds the tiles if the kernel needs them.
         unsafe {
-            match (&self.menu, slab, weights) {
+            match (&kernel.menu, slab, weights) {
                 (Stored::Single(menu), Stored::Single(slab), Stored::Single(weights)) => {
                     let (slab, weights) = (slab.as_ptr().add(start), weights.as_ptr());
                     menu[tile.entry](slab, runs, weights, c.as_mut_ptr(), accumulate);

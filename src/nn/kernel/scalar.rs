@@ -54,18 +54,22 @@ unsafe fn tile<const W: usize, const STRIDE: usize>(
             row = unsafe { row.add(W) };
         }
     }
-    for (m, sum) in sums.iter_mut().enumerate() {
-        // SAFETY: by the function's contract `c` holds `ROWS` rows of `W`.
-        let target = unsafe { c.add(m * W).cast::<[f32; W]>() };
-        if accumulate {
-            // SAFETY: as above; `c` is initialised when it is added to.
-            let old = unsafe { target.read_unaligned() };
-            for (s, o) in sum.iter_mut().zip(&old) {
-                *s += o;
-            }
+    // SAFETY: by the function's contract `c` holds `ROWS` rows of `W`.
+    unsafe { store(&sums, c, accumulate) };
+}
+
+/// Writes `sums` to the rows of `c` or adds them to what is there.
+///
+/// # Safety
+///
+/// `c` must be writable for `ROWS * W` floats, and initialised where it is added to.
+unsafe fn store<const W: usize>(sums: &[[f32; W]; ROWS], c: *mut f32, accumulate: bool) {
+    for (n, value) in sums.as_flattened().iter().enumerate() {
+        // SAFETY: by the function's contract.
+        unsafe {
+            let target = c.add(n);
+            *target = if accumulate { *target + value } else { *value };
         }
-        // SAFETY: as above.
-        unsafe { target.write_unaligned(*sum) };
     }
 }
 
@@ -114,13 +118,6 @@ unsafe fn half_tile<const W: usize, const STRIDE: usize>(
             row = unsafe { row.add(2 * W) };
         }
     }
-    for (m, sum) in sums.iter().enumerate() {
-        for (n, value) in sum.iter().enumerate() {
-            // SAFETY: by the function's contract `c` holds `ROWS` rows of `W`, initialised when added to.
-            unsafe {
-                let target = c.add(m * W + n);
-                *target = if accumulate { *target + value } else { *value };
-            }
-        }
-    }
+    // SAFETY: by the function's contract `c` holds `ROWS` rows of `W`.
+    unsafe { store(&sums, c, accumulate) };
 }

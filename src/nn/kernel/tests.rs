@@ -44,7 +44,7 @@ fn check(isa: Isa, factors: Factors, width: usize, stride: usize) {
         let slot = kernel.tiles(rows).next().expect("one tile");
         for accumulate in [false, true] {
             let mut c = vec![2.0; kernel.max_rows() * width];
-            kernel.run(
+            kernel.ready().run(
                 slot, slab_in, 1, &runs, &chunk, weights_in, &mut c, accumulate,
             );
             for (index, &sum) in c[..rows * width].iter().enumerate() {
@@ -108,7 +108,9 @@ fn products_of_halves_are_added_in_single_precision() {
         let mut c = vec![0.0; kernel.max_rows() * kernel.width];
         let slot = kernel.tiles(4).next().expect("one tile");
         let (a, w) = (Stored::Half(&slab[..]), Stored::Half(&weights[..]));
-        kernel.run(slot, a, 0, &runs, &chunk, w, &mut c, false);
+        kernel
+            .ready()
+            .run(slot, a, 0, &runs, &chunk, w, &mut c, false);
         for (index, &sum) in c[..4 * kernel.width].iter().enumerate() {
             let (m, n) = (index / kernel.width, index % kernel.width);
             let products = (0..128).map(|i| {

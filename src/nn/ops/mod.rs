@@ -332,6 +332,7 @@ impl Job<'_> {
     fn group(&self, group: &Group, extent: Extent, slab: Numbers<'_>, tile: &mut [f32]) {
         let (plan, packed) = (self.plan, &self.op.packed);
         let kernel = &packed.kernels[group.kernel];
+        let ready = kernel.ready();
         let weights = packed.weights(group);
         let row = kernel.width * kernel.pack;
         let mut sums = [0f64; 64];
@@ -350,7 +351,7 @@ impl Job<'_> {
                 for (number, slot) in kernel.tiles(count).enumerate() {
                     let position = first + slot.start;
                     let c = &mut tile[number * place..];
-                    kernel.run(
+                    ready.run(
                         slot,
                         slab,
                         position,

@@ -62,6 +62,7 @@ impl Job<'_> {
             for (unit, sums) in units.clone().zip(&mut sums) {
                 let groups = &packed.groups[unit * points..(unit + 1) * points];
                 let kernel = &packed.kernels[groups[0].kernel];
+                let ready = kernel.ready();
                 let width = kernel.width;
                 let step = cells.batch * width + BLOCK;
                 for (point, (group, chunk)) in groups.iter().zip(&cells.chunks).enumerate() {
@@ -70,7 +71,7 @@ impl Job<'_> {
                         // A tile may overrun into the next point's place, which is written after it.
                         let c = &mut products[point * step + slot.start * width..];
                         let inputs = Stored::Single(&*inputs);
-                        kernel.run(
+                        ready.run(
                             slot,
                             inputs,
                             slot.start,
