@@ -27,6 +27,7 @@ mod frames;
 mod guard;
 mod instance;
 mod irregular;
+mod labels;
 mod reference;
 mod rle;
 mod segmentation;
@@ -36,9 +37,8 @@ mod structures;
 
 pub use facts::facts;
 pub use find::is_study;
+pub use labels::{LabelObject, save_labels};
 pub use reference::Reference;
-pub use segmentation::save as save_segmentation;
-pub use structures::save as save_structures;
 
 use crate::io::nifti::Reader;
 use crate::io::{Error, Limits, Result, display_name};

@@ -1,5 +1,6 @@
 //! Every example in every `--help` runs.
 
+use super::dicom_builder::{Slice, save};
 use super::{folder, medseg, names, one_channel_model, run, stdout, succeed, two_channel_model};
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -115,9 +116,8 @@ fn study(here: &Path) {
     let (map, _) =
         medseg::io::nifti::read_label_map(&map, medseg::volume::LabelTable::default(), &limits)
             .unwrap();
-    for (z, bytes) in crate::dicom_series::slices(map.grid()).iter().enumerate() {
-        let path = folder.join(format!("IM{z:04}"));
-        medseg::io::atomic::write(&path, medseg::io::Overwrite::Refuse, bytes).unwrap();
+    for (z, slice) in Slice::on(map.grid()).iter().enumerate() {
+        save(&folder.join(format!("IM{z:04}")), &slice.bytes());
     }
 }
 

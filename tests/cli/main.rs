@@ -2,7 +2,8 @@
 
 mod commands;
 mod connect;
-mod dicom_series;
+#[path = "../dicom/builder.rs"]
+mod dicom_builder;
 mod examples;
 mod infer;
 mod infer_ways;

@@ -3,7 +3,7 @@
 use crate::builder::{LIMITS, PATIENT, even, folder, read, save};
 use dicom_dictionary_std::tags;
 use dicom_object::{InMemDicomObject, open_file};
-use medseg::dicom::{self, Reference};
+use medseg::dicom::{self, LabelObject, Reference};
 use medseg::geometry::orientation::{Orientation, Turn};
 use medseg::io::Overwrite;
 use medseg::io::labels;
@@ -28,8 +28,9 @@ fn write(map: &LabelMap, series: &Path, name: &str) -> (tempfile::TempDir, PathB
     let out = tempfile::tempdir().unwrap();
     let path = out.path().join(name);
     let reference = Reference::open(series, None, &LIMITS).unwrap();
-    dicom::save_segmentation(
+    dicom::save_labels(
         &path,
+        LabelObject::Segmentation,
         map,
         &LabelTable::abdomen(),
         &reference,
@@ -88,7 +89,7 @@ fn frames_are_those_with_voxels_and_refer_to_their_slices() {
             )
         })
         .collect();
-    let instance = |z: f64| format!("1.2.3.4.{}", (z * 1000.0) as i64 + 100_000);
+    let instance = |z: f64| format!("1.2.3.4.{}", (z * 1000.0) as i64 + 10_000_000);
     // Segments 1 (label 3) and 2 (label 9); slices 1, 2 and 4 are the first, second and third with frames.
     let expected = [
         (vec![1, 2], 5.0),
@@ -193,8 +194,9 @@ fn a_map_on_another_grid_is_refused() {
     let (series, other) = (folder(&even(6)), folder(&even(5)));
     let reference = Reference::open(other.path(), None, &LIMITS).unwrap();
     let out = tempfile::tempdir().unwrap();
-    let saved = dicom::save_segmentation(
+    let saved = dicom::save_labels(
         &out.path().join("a.dcm"),
+        LabelObject::Segmentation,
         &painted(series.path()),
         &LabelTable::default(),
         &reference,

@@ -4,7 +4,7 @@ use crate::builder::{LIMITS, even, folder};
 use crate::segmentation::painted;
 use dicom_dictionary_std::tags;
 use dicom_object::{InMemDicomObject, open_file};
-use medseg::dicom::{self, Reference};
+use medseg::dicom::{self, LabelObject, Reference};
 use medseg::io::Overwrite;
 use medseg::volume::{Grid, LabelMap, LabelTable};
 use ndarray::Array3;
@@ -64,7 +64,15 @@ fn check(map: &LabelMap, series: &Path) -> dicom_object::DefaultDicomObject {
     let path = out.path().join("rt.dcm");
     let reference = Reference::open(series, None, &LIMITS).unwrap();
     let table = LabelTable::abdomen();
-    dicom::save_structures(&path, map, &table, &reference, Overwrite::Refuse).unwrap();
+    dicom::save_labels(
+        &path,
+        LabelObject::StructureSet,
+        map,
+        &table,
+        &reference,
+        Overwrite::Refuse,
+    )
+    .unwrap();
     let object = open_file(&path).unwrap();
     let labels: Vec<u16> = map
         .counts()

@@ -4,7 +4,7 @@ use crate::context::Context;
 use crate::flags::check_volume_name;
 use crate::outcome::Usage;
 use clap::ValueEnum;
-use medseg::dicom::{self, Reference};
+use medseg::dicom::{self, LabelObject, Reference};
 use medseg::io::nifti::{self, Extension, Geometry};
 use medseg::io::{Overwrite, display_name, labels, picture};
 use medseg::volume::{Grid, LabelMap};
@@ -195,7 +195,7 @@ impl Target {
         } else {
             labels::with_table(extensions, &map.table)
         };
-        let reference = match self {
+        let (object, reference) = match self {
             Self::Volume => {
                 nifti::save_label_map(path, map, geometry, extensions, overwrite)?;
                 return Ok(());
@@ -204,13 +204,11 @@ impl Target {
                 picture::save_label_map(path, map, overwrite)?;
                 return Ok(());
             }
-            Self::Segmentation(reference) | Self::Structures(reference) => reference,
+            Self::Segmentation(reference) => (LabelObject::Segmentation, reference),
+            Self::Structures(reference) => (LabelObject::StructureSet, reference),
         };
         let table = labels::table_in_extensions(&extensions).unwrap_or_default();
-        match self {
-            Self::Structures(_) => dicom::save_structures(path, map, &table, reference, overwrite)?,
-            _ => dicom::save_segmentation(path, map, &table, reference, overwrite)?,
-        }
+        dicom::save_labels(path, object, map, &table, reference, overwrite)?;
         Ok(())
     }
 }

@@ -15,7 +15,7 @@ mod read;
 mod write;
 
 pub(super) use read::open;
-pub use write::save;
+pub(super) use write::encode;
 
 /// Private element of the data set: centre of the first voxel of the series, LPS+ mm, FD.
 const FIRST_POSITION: u8 = 1;

@@ -5,18 +5,17 @@ use super::super::dataset::{
     coded, decimals, empty, file_bytes, item, name, one, private, sequence, short, text,
 };
 use super::super::reference::{Plane, Reference};
-use super::super::segments::{Segment, segments};
+use super::super::segments::Segment;
 use super::super::{codes, colour};
 use super::{FIRST_POSITION, LABEL, SLICES, bits};
-use crate::io::{Error, Overwrite, Result, atomic, display_name};
-use crate::volume::{LabelMap, LabelTable};
+use crate::io::{Error, Result};
+use crate::volume::LabelMap;
 use dicom_core::value::PrimitiveValue;
 use dicom_core::{DataElement, Tag, VR};
 use dicom_dictionary_std::{tags, uids};
 use dicom_object::InMemDicomObject;
 use dicom_object::mem::InMemElement;
 use rayon::prelude::*;
-use std::path::Path;
 
 /// A frame to write: position of its segment in the list, and its slice.
 #[derive(Debug, Clone, Copy)]
@@ -27,42 +26,26 @@ struct FrameOf {
     rank: usize,
 }
 
-/// Saves a label map as a segmentation of the series `reference`, atomically; `table` names the labels. Axes of the map may be
-/// turned against the series; its voxels must be those of the series.
+/// The file of a label map on the grid of `reference`: a frame for every segment and slice it occurs in.
 ///
 /// # Errors
-/// [`Error::Parameter`] for a map on another grid or a result beyond 4 GiB, those of [`atomic::write`].
-///
-/// Cost: a pass over the map for every label; memory twice the frames' bits.
-pub fn save(
-    path: &Path,
-    map: &LabelMap,
-    table: &LabelTable,
-    reference: &Reference,
-    overwrite: Overwrite,
-) -> Result<()> {
-    let bytes = encode(map, table, reference, &display_name(path))?;
-    atomic::write(path, overwrite, &bytes)
-}
-
-fn encode(
-    map: &LabelMap,
-    table: &LabelTable,
+/// [`Error::Parameter`] naming `shown` for frames beyond 4 GiB.
+pub(in crate::dicom) fn encode(
+    turned: &LabelMap,
+    segments: &[Segment],
     reference: &Reference,
     shown: &str,
 ) -> Result<Vec<u8>> {
-    let turned = reference.turned(map)?;
-    let segments = segments(&turned, table);
-    let frames = frames(&turned, &segments);
+    let frames = frames(turned, segments);
     let [_, rows, columns] = turned.grid().shape;
-    let pixels = packed(&turned, &segments, &frames);
+    let pixels = packed(turned, segments, &frames);
     if u32::try_from(pixels.len()).is_err() {
         return Err(Error::Parameter(format!(
             "{shown}: {} frames take more than the 4 GiB that DICOM allows",
             frames.len()
         )));
     }
-    let content = content(reference, &segments, &frames, &pixels);
+    let content = content(reference, segments, &frames, &pixels);
     let (instance, dimensions) = (content.uid("instance"), content.uid("dimensions"));
     let mut elements = reference.subject();
     elements.extend(maker(reference, &content, &instance));

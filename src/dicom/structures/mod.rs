@@ -13,16 +13,15 @@ mod outlines;
 use super::content::Content;
 use super::dataset::{decimal, empty, file_bytes, item, name, one, sequence, text};
 use super::reference::{Plane, Reference};
-use super::segments::{Segment, segments};
-use crate::io::{Overwrite, Result, atomic, display_name};
-use crate::volume::{LabelMap, LabelTable};
+use super::segments::Segment;
+use crate::io::Result;
+use crate::volume::LabelMap;
 use dicom_core::VR;
 use dicom_dictionary_std::{tags, uids};
 use dicom_object::InMemDicomObject;
 use dicom_object::mem::InMemElement;
 use outlines::{Corner, Slice};
 use rayon::prelude::*;
-use std::path::Path;
 
 /// Detached Study Management, by which structure sets refer to a study (retired, still required by readers).
 const STUDY_CLASS: &str = "1.2.840.10008.3.1.2.3.1";
@@ -32,37 +31,21 @@ const POINT_SCALE: f64 = 1e4;
 /// Contours of one label, each with its slice.
 type Contours = Vec<(usize, Vec<Corner>)>;
 
-/// Saves a label map as a structure set of the series `reference`, atomically; `table` names the labels.
-/// Axes of the map may be turned against the series; its voxels must be those of the series.
+/// The file of a label map on the grid of `reference`: a region of interest for every segment.
 ///
 /// # Errors
-/// [`crate::io::Error::Parameter`] for a map on another grid, those of [`atomic::write`].
-///
-/// Cost: a pass over the map for every label, memory in proportion to the contours.
-pub fn save(
-    path: &Path,
-    map: &LabelMap,
-    table: &LabelTable,
-    reference: &Reference,
-    overwrite: Overwrite,
-) -> Result<()> {
-    let bytes = encode(map, table, reference, &display_name(path))?;
-    atomic::write(path, overwrite, &bytes)
-}
-
-fn encode(
-    map: &LabelMap,
-    table: &LabelTable,
+/// Those of encoding, which name `shown`.
+pub(super) fn encode(
+    turned: &LabelMap,
+    segments: &[Segment],
     reference: &Reference,
     shown: &str,
 ) -> Result<Vec<u8>> {
-    let turned = reference.turned(map)?;
-    let segments = segments(&turned, table);
     let contours: Vec<Contours> = segments
         .iter()
-        .map(|segment| contours(&turned, segment.label))
+        .map(|segment| contours(turned, segment.label))
         .collect();
-    let content = content(reference, &segments, &contours);
+    let content = content(reference, segments, &contours);
     let mut elements = reference.subject();
     elements.extend(maker(reference, &content));
     elements.extend([
