@@ -2,14 +2,14 @@
 
     cargo build --release --bins --examples
     python benches/whole.py peers    --model MODEL --images CASE_FOLDER... [--rounds 2] [--medseg-only]
-    python benches/whole.py linear   [--slices 64 128 256]
+    python benches/whole.py linear   [--model MODEL] [--tall 1 2 4]
     python benches/whole.py limits   --work FOLDER
     python benches/whole.py resample [--rounds 3]
 
 Needs nnunetv2 2.8.1 and torch 2.15 (`peers`, `limits` to make the models, `resample`). On a quiet machine. `peers` runs
 the two commands in turn on every folder of one case (`*_0000.nii.gz`) and prints seconds and peak resident memory.
-`linear` predicts phantoms of growing height with the embedded model and compares the time with that of its passes alone
-(`bench model`). `limits` predicts 512x512x600 with 25 classes and 512x512x300 with 118 under `--memory-limit 4GiB`.
+`linear` predicts phantoms twice as wide as the patch of a model (the embedded one) and so many times as tall, and compares
+the time with that of the passes alone (`bench model`, before and after). `limits` predicts 512x512x600 with 25 classes and 512x512x300 with 118 under `--memory-limit 4GiB`.
 """
 import argparse, json, os, statistics, subprocess, sys, tempfile, time
 from pathlib import Path
@@ -61,27 +61,34 @@ def peers(args):
 
 
 def linear(args):
-    bench = json.loads(subprocess.run(
-        [MEDSEG, "--threads", str(args.threads), "bench", "model", "--precision", "fp32", "--json", "--repeats", "7",
-         "--isa", args.isa], check=True, capture_output=True).stdout)
-    tile_s = bench["runs"][0]["median_ms"] / 1e3
+    model = Path(args.model or next((ROOT / "testdata" / "embedded_model").glob("*__3d_fullres")))
+    plan = json.loads((model / "plans.json").read_text())["configurations"]["3d_fullres"]
+    patch, spacing = plan["patch_size"], ",".join(str(mm) for mm in plan["spacing"][::-1])
+    common = ["--isa", args.isa, "--precision", args.precision]
+
+    def pass_s():
+        command = [MEDSEG, "--threads", str(args.threads), "bench", "model", "-m", model, "--json", "--repeats", "5", *common]
+        return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["runs"][0]["median_ms"] / 1e3
+
     row("slices", "voxels", "tiles", "infer s", "predict s", "passes alone s", "over the passes", "ns per voxel")
     row(*["---"] * 8)
     with tempfile.TemporaryDirectory() as work:
-        for slices in args.slices:
-            image, report = f"{work}/ct{slices}.nii", f"{work}/r.json"
-            # The embedded model's own spacing: nothing is resampled, tiles are 64 x 112 x 112 at half steps.
-            subprocess.run([MEDSEG, "phantom", "-o", image, "--size", f"224,224,{slices}", "--spacing", "2.56,2.56,3",
-                            "-q"], check=True)
-            seconds, _ = measured([MEDSEG, "--threads", args.threads, "infer", "-i", image, "-o", f"{work}/o.nii",
-                                   "--force", "--report", report, "-q", "--isa", args.isa])
+        for tall in args.tall:
+            image, report = f"{work}/ct{tall}.nii", f"{work}/r.json"
+            # The model's own spacing: nothing is resampled.
+            shape = [patch[0] * tall, patch[1] * 2, patch[2] * 2]
+            subprocess.run([MEDSEG, "phantom", "-o", image, "--size", ",".join(map(str, shape[::-1])), "--spacing",
+                            spacing, "-q"], check=True)
+            before = pass_s()
+            seconds, _ = measured([MEDSEG, "--threads", args.threads, "infer", "-i", image, "-m", model, "-o",
+                                   f"{work}/o.nii", "--force", "--no-mirroring", "--report", report, "-q", *common])
+            tile_s = (before + pass_s()) / 2
             phases = json.loads(Path(report).read_text())["cases"][0]["phases"]
             predict = next(phase["seconds"] for phase in phases if phase["name"] == "predict")
             # Along an axis of n voxels and a patch of p: ceil((n - p) / (p / 2)) + 1 tiles.
-            tiles = (-(-(slices - 64) // 32) + 1) * (-(-(224 - 112) // 56) + 1) ** 2
-            passes = tiles * tile_s
-            voxels = 224 * 224 * slices
-            row(slices, voxels, tiles, f"{seconds:.2f}", f"{predict:.2f}", f"{passes:.2f}",
+            tiles = (2 * tall - 1) * 3 * 3
+            passes, voxels = tiles * tile_s, shape[0] * shape[1] * shape[2]
+            row(shape[0], voxels, tiles, f"{seconds:.2f}", f"{predict:.2f}", f"{passes:.2f}",
                 f"{predict / passes - 1:+.1%}", f"{seconds / voxels * 1e9:.0f}")
 
 
@@ -134,7 +141,8 @@ parser.add_argument("what", choices=["peers", "linear", "limits", "resample"])
 parser.add_argument("--model")
 parser.add_argument("--images", nargs="+", default=[])
 parser.add_argument("--medseg-only", action="store_true")
-parser.add_argument("--slices", nargs="+", type=int, default=[64, 128, 256])
+parser.add_argument("--tall", nargs="+", type=int, default=[1, 2, 4])
+parser.add_argument("--precision", default="fp32")
 parser.add_argument("--work", default=str(ROOT / "target" / "large_cases"))
 parser.add_argument("--rounds", type=int, default=2)
 parser.add_argument("--threads", type=int, default=2)

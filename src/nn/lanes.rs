@@ -54,6 +54,53 @@ impl Number for bf16 {
     }
 }
 
+/// How a row of blocks is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Storing {
+    /// Through the caches, for who reads it soon.
+    Cached,
+    /// Past the caches, which saves reading what is overwritten. Blocks must begin at multiples of 16 bytes, and
+    /// [`settle`] must follow before another thread reads them.
+    Streamed,
+}
+
+/// Writes `value` of every lane to a block, as `storing` says.
+#[inline(always)]
+fn store<T: Number, const B: usize>(
+    to: &mut [T; B],
+    value: impl Fn(usize) -> f32,
+    storing: Storing,
+) {
+    #[cfg(target_arch = "x86_64")]
+    if storing == Storing::Streamed {
+        use std::arch::x86_64::{__m128i, _mm_stream_si128};
+        const { assert!(size_of::<[T; B]>().is_multiple_of(16)) };
+        let block: [T; B] = std::array::from_fn(|lane| T::narrow(value(lane)));
+        let to = to.as_mut_ptr().cast::<__m128i>();
+        let from = block.as_ptr().cast::<__m128i>();
+        assert!(to.is_aligned(), "blocks begin at multiples of 16 bytes");
+        for part in 0..size_of::<[T; B]>() / 16 {
+            // SAFETY: both blocks hold so many parts of 16 bytes, the written ones aligned (checked above); numbers are
+            // plain bits. The store belongs to the baseline of x86-64. `settle` orders it before other threads' reads.
+            unsafe { _mm_stream_si128(to.add(part), from.add(part).read_unaligned()) };
+        }
+        return;
+    }
+    let _ = storing;
+    for (lane, to) in to.iter_mut().enumerate() {
+        *to = T::narrow(value(lane));
+    }
+}
+
+/// Makes what this thread streamed visible to threads that are handed the results afterwards.
+pub(crate) fn settle() {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the fence belongs to the baseline of x86-64 and only orders stores.
+    unsafe {
+        std::arch::x86_64::_mm_sfence();
+    }
+}
+
 #[inline(always)]
 fn stage_row_impl<T: Number, U: Number, const B: usize, const FMA: bool>(
     source: &[T],
@@ -84,6 +131,7 @@ fn store_sums_impl<T: Number, const B: usize>(
     width: usize,
     target: &mut [T],
     sums: &mut [f64],
+    storing: Storing,
 ) {
     let (sum, square) = sums.split_at_mut(B);
     let sum: &mut [f64; B] = sum.try_into().expect("a sum per channel");
@@ -92,8 +140,8 @@ fn store_sums_impl<T: Number, const B: usize>(
     let (target, _) = target.as_chunks_mut::<B>();
     for (to, from) in target.iter_mut().zip(tile.chunks(width)) {
         let from: &[f32; B] = from[..B].try_into().expect("a block of the tile");
+        store(to, |lane| from[lane], storing);
         for lane in 0..B {
-            to[lane] = T::narrow(from[lane]);
             let value = f64::from(from[lane]);
             s[lane] += value;
             q[lane] += value * value;
@@ -109,14 +157,13 @@ fn store_biased_impl<T: Number, const B: usize>(
     target: &mut [T],
     step: usize,
     bias: &[f32],
+    storing: Storing,
 ) {
     let bias: &[f32; B] = bias.try_into().expect("one bias per channel");
     let (target, _) = target.as_chunks_mut::<B>();
     for (to, from) in target.iter_mut().step_by(step).zip(tile.chunks(width)) {
         let from: &[f32; B] = from[..B].try_into().expect("a block of the tile");
-        for lane in 0..B {
-            to[lane] = T::narrow(from[lane] + bias[lane]);
-        }
+        store(to, |lane| from[lane] + bias[lane], storing);
     }
 }
 
@@ -124,7 +171,7 @@ macro_rules! compile_for {
     ($module:ident, $features:literal) => {
         #[cfg(target_arch = "x86_64")]
         mod $module {
-            use super::{Activation, Number, store_biased_impl, store_sums_impl};
+            use super::{Activation, Number, Storing, store_biased_impl, store_sums_impl};
 
             #[target_feature(enable = $features)]
             pub(super) fn stage_row<T: Number, U: Number, const B: usize>(
@@ -142,8 +189,9 @@ macro_rules! compile_for {
                 width: usize,
                 target: &mut [T],
                 sums: &mut [f64],
+                storing: Storing,
             ) {
-                store_sums_impl::<T, B>(tile, width, target, sums);
+                store_sums_impl::<T, B>(tile, width, target, sums, storing);
             }
 
             #[target_feature(enable = $features)]
@@ -153,8 +201,9 @@ macro_rules! compile_for {
                 target: &mut [T],
                 step: usize,
                 bias: &[f32],
+                storing: Storing,
             ) {
-                store_biased_impl::<T, B>(tile, width, target, step, bias);
+                store_biased_impl::<T, B>(tile, width, target, step, bias, storing);
             }
         }
     };
@@ -215,6 +264,7 @@ pub(crate) fn store_sums<T: Number>(
     width: usize,
     target: &mut [T],
     sums: &mut [f64],
+    storing: Storing,
 ) {
     dispatch!(
         isa,
@@ -222,11 +272,12 @@ pub(crate) fn store_sums<T: Number>(
         store_sums<_>,
         store_sums_impl::<_, 8>,
         store_sums_impl::<_, 16>,
-        (tile, width, target, sums)
+        (tile, width, target, sums, storing)
     );
 }
 
 /// Writes the first `block` channels of each tile row plus `bias` to every `step`-th block of `target`.
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn store_biased<T: Number>(
     isa: Isa,
     block: usize,
@@ -235,6 +286,7 @@ pub(crate) fn store_biased<T: Number>(
     target: &mut [T],
     step: usize,
     bias: &[f32],
+    storing: Storing,
 ) {
     dispatch!(
         isa,
@@ -242,7 +294,7 @@ pub(crate) fn store_biased<T: Number>(
         store_biased<_>,
         store_biased_impl::<_, 8>,
         store_biased_impl::<_, 16>,
-        (tile, width, target, step, bias)
+        (tile, width, target, step, bias, storing)
     );
 }
 
@@ -289,7 +341,16 @@ mod tests {
             for block in [8, 16] {
                 let mut target = vec![bf16::ZERO; 64 / block * block];
                 let bias = vec![0.0; block];
-                store_biased(isa, block, &tile, block, &mut target, 1, &bias);
+                store_biased(
+                    isa,
+                    block,
+                    &tile,
+                    block,
+                    &mut target,
+                    1,
+                    &bias,
+                    Storing::Cached,
+                );
                 let (one, zero) = (vec![1.0; block], vec![0.0; block]);
                 let activation = Activation {
                     scale: &one,
@@ -319,7 +380,15 @@ mod tests {
                 let width = 2 * block;
                 let tile: Vec<f32> = (0..3 * width).map(|i| i as f32).collect();
                 let (mut target, mut sums) = (vec![0.0; 3 * block], vec![0.0; 2 * block]);
-                store_sums(isa, block, &tile[block..], width, &mut target, &mut sums);
+                store_sums(
+                    isa,
+                    block,
+                    &tile[block..],
+                    width,
+                    &mut target,
+                    &mut sums,
+                    Storing::Cached,
+                );
                 for lane in 0..block {
                     let column: Vec<f64> = (0..3)
                         .map(|row| (row * width + block + lane) as f64)
@@ -331,6 +400,47 @@ mod tests {
                     );
                     assert_eq!(f64::from(target[2 * block + lane]), column[2]);
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn streamed_blocks_are_those_written_through_the_caches() {
+        fn check<T: Number + PartialEq + std::fmt::Debug>(isa: Isa, block: usize, zero: T) {
+            let width = 2 * block;
+            let tile: Vec<f32> = (0..5 * width).map(|i| (i as f32 * 0.3).sin()).collect();
+            let bias: Vec<f32> = (0..block).map(|i| i as f32).collect();
+            // Room to begin at a multiple of 64 bytes.
+            let mut memory = vec![zero; 2 * (9 * block + 64)];
+            let skipped = memory.as_ptr().align_offset(64);
+            let targets = &mut memory[skipped..skipped + 18 * block];
+            let (cached, streamed) = targets.split_at_mut(9 * block);
+            let (mut one, mut other) = (vec![0.0; 2 * block], vec![0.0; 2 * block]);
+            for (to, sums, storing) in [
+                (&mut *cached, &mut one, Storing::Cached),
+                (&mut *streamed, &mut other, Storing::Streamed),
+            ] {
+                store_sums(
+                    isa,
+                    block,
+                    &tile,
+                    width,
+                    &mut to[..5 * block],
+                    sums,
+                    storing,
+                );
+                let rest = &mut to[5 * block..];
+                store_biased(isa, block, &tile, width, rest, 2, &bias, storing);
+                settle();
+            }
+            assert_eq!(cached, streamed);
+            assert_eq!(one, other);
+            assert!(cached[..5 * block].iter().any(|value| *value != zero));
+        }
+        for isa in Isa::available() {
+            for block in [8, 16] {
+                check(isa, block, 0f32);
+                check(isa, block, bf16::ZERO);
             }
         }
     }

@@ -4,7 +4,7 @@ use super::{Extent, Job, SharedNumbers, Sink};
 use crate::nn::Isa;
 use crate::nn::arena::Stored;
 use crate::nn::graph::{Finish, Value};
-use crate::nn::lanes::{store_biased, store_sums};
+use crate::nn::lanes::{Storing, store_biased, store_sums};
 use crate::nn::pack::Group;
 
 impl Job<'_> {
@@ -28,7 +28,15 @@ impl Job<'_> {
                 let at = [extent.first[0] + plane, extent.first[1] + row, x];
                 let tile = &tile[first * width..(first + count) * width];
                 match (&self.op.finish, &self.sink) {
-                    (Finish::Normalised { .. }, Sink::Value { data, value, .. }) => {
+                    (
+                        Finish::Normalised { .. },
+                        Sink::Value {
+                            data,
+                            value,
+                            storing,
+                            ..
+                        },
+                    ) => {
                         let block = value.block;
                         let sums = sums.chunks_exact_mut(2 * block);
                         for (number, sums) in sums.take(width / block).enumerate() {
@@ -44,12 +52,21 @@ impl Job<'_> {
                                 tile,
                                 width,
                                 sums,
+                                *storing,
                             );
                         }
                     }
-                    (Finish::Upsampled { bias, factor, .. }, Sink::Value { data, value, .. }) => {
+                    (
+                        Finish::Upsampled { bias, factor, .. },
+                        Sink::Value {
+                            data,
+                            value,
+                            storing,
+                            ..
+                        },
+                    ) => {
                         self.store_upsampled(
-                            data, value, group, at, count, tile, width, bias, *factor,
+                            data, value, group, at, count, tile, width, bias, *factor, *storing,
                         );
                     }
                     (Finish::Logits { bias }, Sink::Logits { .. }) => {
@@ -74,6 +91,7 @@ impl Job<'_> {
         width: usize,
         bias: &[f32],
         factor: [usize; 3],
+        storing: Storing,
     ) {
         let grid: [usize; 3] =
             std::array::from_fn(|axis| self.plan.window.output[axis] * factor[axis]);
@@ -92,10 +110,28 @@ impl Job<'_> {
             unsafe {
                 match data {
                     Stored::Single(data) => {
-                        store_biased(isa, block, tile, width, data.part(start, len), step, bias);
+                        store_biased(
+                            isa,
+                            block,
+                            tile,
+                            width,
+                            data.part(start, len),
+                            step,
+                            bias,
+                            storing,
+                        );
                     }
                     Stored::Half(data) => {
-                        store_biased(isa, block, tile, width, data.part(start, len), step, bias);
+                        store_biased(
+                            isa,
+                            block,
+                            tile,
+                            width,
+                            data.part(start, len),
+                            step,
+                            bias,
+                            storing,
+                        );
                     }
                 }
             }
@@ -159,6 +195,7 @@ pub(super) fn store_raw(
     tile: &[f32],
     width: usize,
     sums: &mut [f64],
+    storing: Storing,
 ) {
     let block = value.block;
     let count = tile.len().div_ceil(width);
@@ -175,6 +212,7 @@ pub(super) fn store_raw(
                     width,
                     data.part(start, count * block),
                     sums,
+                    storing,
                 );
             }
             Stored::Half(data) => {
@@ -185,6 +223,7 @@ pub(super) fn store_raw(
                     width,
                     data.part(start, count * block),
                     sums,
+                    storing,
                 );
             }
         }

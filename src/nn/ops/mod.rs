@@ -16,6 +16,7 @@ use rayon::prelude::*;
 use super::arena::{Floats, Shared, Stored, all_finite, halves, halves_mut};
 use super::graph::{Finish, Op, Value};
 use super::kernel::{Factors, Numbers};
+use super::lanes::{Storing, settle};
 use super::pack::Group;
 use super::partition::OpPlan;
 use super::{Error, Isa};
@@ -142,6 +143,7 @@ enum Sink<'a> {
         data: SharedNumbers<'a>,
         value: &'a Value,
         partials: Shared<'a, f64>,
+        storing: Storing,
     },
     Logits {
         data: Shared<'a, f32>,
@@ -188,6 +190,7 @@ pub(crate) fn run(
     target: Target<'_>,
     scratch: &ScratchPool,
 ) -> Result<(), Error> {
+    let storing = storing(&target);
     let sink = match target {
         Target::Value {
             data,
@@ -200,6 +203,7 @@ pub(crate) fn run(
             },
             value,
             partials: Shared::new(partials),
+            storing,
         },
         Target::Logits { data, flip, add } => Sink::Logits {
             data: Shared::new(data),
@@ -224,9 +228,29 @@ pub(crate) fn run(
         .try_for_each(|task| scratch.with(|buffer| job.task(task, buffer))?)
 }
 
+/// Results of more bytes than this are streamed: they will have left the caches before they are read.
+const CACHED_BYTES: usize = 16 << 20;
+
+/// How results are written. Blocks of 16-bit numbers are half a cache line, for which streaming is slower.
+fn storing(target: &Target<'_>) -> Storing {
+    match target {
+        Target::Value {
+            data: Stored::Single(data),
+            ..
+        } if size_of_val(*data) > CACHED_BYTES => Storing::Streamed,
+        _ => Storing::Cached,
+    }
+}
+
 impl Job<'_> {
-    /// Computes the groups of one split in one box.
+    /// Computes the groups of one split in one box and lets others see the results.
     fn task(&self, task: usize, scratch: &mut [f32]) -> Result<(), Error> {
+        let result = self.compute(task, scratch);
+        settle();
+        result
+    }
+
+    fn compute(&self, task: usize, scratch: &mut [f32]) -> Result<(), Error> {
         let plan = self.plan;
         let (index, split) = (task / plan.splits, task % plan.splits);
         let window = &plan.window;

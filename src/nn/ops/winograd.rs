@@ -131,7 +131,13 @@ impl Job<'_> {
         plan: &CellPlan,
         sums: &mut [f64],
     ) {
-        let Sink::Value { data, value, .. } = &self.sink else {
+        let Sink::Value {
+            data,
+            value,
+            storing,
+            ..
+        } = &self.sink
+        else {
             unreachable!("only normalised convolutions are computed by cells");
         };
         let output = self.plan.window.output;
@@ -147,7 +153,7 @@ impl Job<'_> {
                     at[2],
                 ];
                 store_raw(
-                    self.isa, data, value, channel, output, to, line, BLOCK, sums,
+                    self.isa, data, value, channel, output, to, line, BLOCK, sums, *storing,
                 );
             }
         }
