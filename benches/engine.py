@@ -124,8 +124,8 @@ def speed(args):
     torch.set_num_threads(args.threads)
     works = torch_works(args.patch)
     engines = [(isa, precision) for isa in ("avx512", "avx2") for precision in ("fp32", "fast32", "bf16")]
-    if "avx512_bf16" in Path("/proc/cpuinfo").read_text():
-        engines.append(("avx512bf16", "bf16"))
+    if "amx_bf16" in Path("/proc/cpuinfo").read_text():
+        engines.append(("amx", "bf16"))
     theirs, ours = {key: [] for key in works}, {engine: [] for engine in engines}
     for key, work in works.items():
         if key[0] != "network":
@@ -194,7 +194,7 @@ def exact(args):
     print("| engine | largest to fp64 | norm to fp64 | largest to PyTorch fp32 | arg-max as PyTorch fp32 |\n|---|---|---|---|---|")
     row("PyTorch fp32", single)
     row("PyTorch autocast bf16", half_[0])
-    bf16 = ("avx512bf16",) if "avx512_bf16" in Path("/proc/cpuinfo").read_text() else ()
+    bf16 = ("amx",) if "amx_bf16" in Path("/proc/cpuinfo").read_text() else ()
     for isa in ("avx512", "avx2") + bf16 + (("scalar",) if edge <= 64 else ()):
         for precision in ("fp32", "fast32", "bf16"):
             subprocess.run(

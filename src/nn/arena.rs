@@ -4,10 +4,10 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use half::bf16;
 use rayon::prelude::*;
 
 use super::Error;
+use super::number::TwoBytes;
 
 /// A cache line of floats.
 #[derive(Clone, Copy)]
@@ -94,20 +94,20 @@ impl Floats {
 pub(crate) enum Stored<S, H> {
     /// 32-bit floats.
     Single(S),
-    /// 16-bit floats with the exponent of 32-bit ones.
+    /// 16-bit numbers.
     Half(H),
 }
 
-/// The 16-bit floats in the memory of 32-bit ones, two in each.
-pub(crate) fn halves(floats: &[f32]) -> &[bf16] {
-    // SAFETY: a `bf16` is two bytes for which every pattern is valid, of which the floats hold twice as many, at
-    // a smaller alignment.
+/// The 16-bit numbers in the memory of 32-bit ones, two in each.
+pub(crate) fn halves<H: TwoBytes>(floats: &[f32]) -> &[H] {
+    // SAFETY: by the trait's contract every pattern of two bytes is a number; the floats hold twice as many, at a
+    // smaller alignment.
     unsafe { std::slice::from_raw_parts(floats.as_ptr().cast(), 2 * floats.len()) }
 }
 
 /// As [`halves`], to be changed.
-pub(crate) fn halves_mut(floats: &mut [f32]) -> &mut [bf16] {
-    // SAFETY: as in `halves`; any two `bf16` are a valid float.
+pub(crate) fn halves_mut<H: TwoBytes>(floats: &mut [f32]) -> &mut [H] {
+    // SAFETY: as in `halves`; any four bytes are a valid float.
     unsafe { std::slice::from_raw_parts_mut(floats.as_mut_ptr().cast(), 2 * floats.len()) }
 }
 
@@ -206,6 +206,7 @@ pub(crate) fn place(buffers: &[Lifetime]) -> (Vec<usize>, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use half::bf16;
 
     #[test]
     fn buffers_alive_together_do_not_overlap_and_others_share() {
@@ -236,10 +237,10 @@ mod tests {
     #[test]
     fn floats_hold_two_halves_each() {
         let mut floats = [0f32; 3];
-        let numbers = halves_mut(&mut floats);
+        let numbers: &mut [bf16] = halves_mut(&mut floats);
         assert_eq!(numbers.len(), 6);
         numbers[5] = bf16::from_f32(1.5);
-        assert_eq!(halves(&floats)[5].to_f32(), 1.5);
+        assert_eq!(halves::<bf16>(&floats)[5].to_f32(), 1.5);
         assert_eq!(floats[..2], [0.0; 2]);
     }
 

@@ -76,6 +76,6 @@ pub enum Error {
         present: String,
     },
     /// An instruction set name nobody knows.
-    #[error("unknown instruction set {0:?}: expected scalar, avx2, avx512, avx512bf16 or amx")]
+    #[error("unknown instruction set {0:?}: expected scalar, avx2, avx512 or amx")]
     IsaName(String),
 }

@@ -334,10 +334,14 @@ impl Builder<'_> {
         }
     }
 
-    /// What a layer that reads `feeds` multiplies where it computes plain sums. An image stays as exact as it is.
-    fn factors(&self, feeds: &[Feed]) -> Factors {
-        if self.graph.halves && feeds.iter().all(|feed| feed.value.is_some()) {
-            self.compute.isa.factors(self.compute.precision)
+    /// What a layer multiplies where it computes plain sums. An image stays as exact as it is, and layers of few
+    /// channels would leave tiles half empty.
+    fn factors(&self, shape: &Shape<'_>) -> Factors {
+        let Compute { isa, precision } = self.compute;
+        let stored = shape.feeds.iter().all(|feed| feed.value.is_some());
+        let full = shape.block_in == 16 && shape.block_out == 16;
+        if self.graph.halves && isa.multiplies_halves(precision) && stored && full {
+            Factors::Half
         } else {
             Factors::Single
         }
@@ -428,7 +432,7 @@ impl Builder<'_> {
             stride,
             level: levels[0],
             channels_out,
-            packed: Packed::layout(self.compute.isa, self.factors(&feeds), &shape),
+            packed: Packed::layout(self.compute.isa, self.factors(&shape), &shape),
             cell: None,
             finish: Finish::Normalised {
                 value: self.graph.values.len(),
@@ -501,7 +505,7 @@ impl Builder<'_> {
         };
         let blocks_in = shape.blocks();
         let [fz, fy, fx] = factor;
-        let mut packed = Packed::layout(self.compute.isa, self.factors(&feeds), &shape);
+        let mut packed = Packed::layout(self.compute.isa, self.factors(&shape), &shape);
         packed.fill(&shape, |co, ci, _, [z, y, x]| {
             weight.data[(((ci * channels_out + co) * fz + z) * fy + y) * fx + x]
         })?;

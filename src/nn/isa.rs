@@ -2,7 +2,6 @@
 
 use std::sync::OnceLock;
 
-use super::kernel::Factors;
 #[cfg(target_arch = "x86_64")]
 use super::kernel::amx;
 use super::{Error, Precision};
@@ -16,9 +15,7 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ and VL.
     Avx512,
-    /// The same with AVX512_BF16: products of 16-bit floats, where the precision allows them.
-    Avx512Bf16,
-    /// The same with AMX-BF16: tiles of products of 16-bit floats.
+    /// The same with AMX-BF16: tiles of products of 16-bit floats, where the precision allows them.
     Amx,
 }
 
@@ -35,13 +32,7 @@ pub(crate) enum Vectors {
 
 impl Isa {
     /// All sets, the portable one first.
-    pub const ALL: [Self; 5] = [
-        Self::Scalar,
-        Self::Avx2,
-        Self::Avx512,
-        Self::Avx512Bf16,
-        Self::Amx,
-    ];
+    pub const ALL: [Self; 4] = [Self::Scalar, Self::Avx2, Self::Avx512, Self::Amx];
 
     /// The sets of this machine, the portable one first.
     pub fn available() -> impl Iterator<Item = Self> {
@@ -54,7 +45,7 @@ impl Isa {
         *BEST.get_or_init(|| Self::available().last().unwrap_or(Self::Scalar))
     }
 
-    /// The set called `name` (`scalar`, `avx2`, `avx512`, `avx512bf16` or `amx`), as a user forces it.
+    /// The set called `name` (`scalar`, `avx2`, `avx512` or `amx`), as a user forces it.
     ///
     /// # Errors
     ///
@@ -73,7 +64,6 @@ impl Isa {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
-            Self::Avx512Bf16 => "avx512bf16",
             Self::Amx => "amx",
         }
     }
@@ -91,12 +81,9 @@ impl Isa {
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vl")
             }
-            Self::Avx512Bf16 => {
-                Self::Avx512.is_available() && is_x86_feature_detected!("avx512bf16")
-            }
             Self::Amx => {
                 static PERMITTED: OnceLock<bool> = OnceLock::new();
-                Self::Avx512Bf16.is_available() && *PERMITTED.get_or_init(amx::is_permitted)
+                Self::Avx512.is_available() && *PERMITTED.get_or_init(amx::is_permitted)
             }
         };
         #[cfg(not(target_arch = "x86_64"))]
@@ -108,19 +95,13 @@ impl Isa {
         match self {
             Self::Scalar => Vectors::Scalar,
             Self::Avx2 => Vectors::Avx2,
-            Self::Avx512 | Self::Avx512Bf16 | Self::Amx => Vectors::Avx512,
+            Self::Avx512 | Self::Amx => Vectors::Avx512,
         }
     }
 
-    /// What a kernel of `precision` multiplies where it computes plain sums.
-    pub(crate) fn factors(self, precision: Precision) -> Factors {
-        match self {
-            // The portable kernels state what the fast ones compute.
-            Self::Scalar | Self::Avx512Bf16 | Self::Amx if precision.keeps_halves() => {
-                Factors::Half
-            }
-            _ => Factors::Single,
-        }
+    /// Whether plain sums of `precision` multiply 16-bit floats.
+    pub(crate) fn multiplies_halves(self, precision: Precision) -> bool {
+        self == Self::Amx && precision.keeps_halves()
     }
 
     /// Itself, if the machine can run it.

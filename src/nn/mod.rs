@@ -1,6 +1,6 @@
 //! The network engine: layers, kernels, executor and weight files.
 //!
-//! A U-Net runs on its own executor, in single precision, one patch at a time:
+//! A U-Net runs on its own executor, one patch at a time:
 //!
 //! * **Layout.** Activations are `[C/B][D][H][W][B]`: blocks of `B` channels (16, or 8 for layers of up
 //!   to 8 features), a cache line per voxel and block, channels padded with zeros. Blocks are
@@ -29,6 +29,7 @@ mod isa;
 mod kernel;
 mod lanes;
 pub mod network;
+mod number;
 mod ops;
 mod pack;
 mod partition;

@@ -3,6 +3,7 @@
 use super::arch::UnetSpec;
 use super::arena::{Floats, Stored, all_finite, halves, halves_mut};
 use super::graph::{Finish, Graph, build, check};
+use super::number::Compact;
 use super::ops::pointwise::{self, Source};
 use super::ops::{self, Input, ScratchPool, TakeLogits, Target};
 use super::plan::{Plan, level_grids};
@@ -311,7 +312,9 @@ impl Executor<'_> {
             let value = feed.value?;
             let kept = &self.arena.as_slice()[self.plan.region(graph, value)];
             let broken = if graph.halves {
-                !halves(kept).iter().all(|number| number.is_finite())
+                !halves::<Compact>(kept)
+                    .iter()
+                    .all(|number| number.is_finite())
             } else {
                 !all_finite(kept)
             };

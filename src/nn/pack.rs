@@ -2,11 +2,12 @@
 
 use std::ops::Range;
 
+use half::bf16;
 use rayon::prelude::*;
 
 use super::arena::{Floats, Stored, halves, halves_mut};
 use super::kernel::{Factors, Kernel, Numbers};
-use super::lanes::Number;
+use super::number::Number;
 use super::window::{Tap, taps};
 use super::winograd::{Cell, transform_weights};
 use super::{Error, Isa, Precision};
@@ -223,7 +224,7 @@ impl Packed {
         let numbers = weights.as_mut_slice();
         match self.factors {
             Factors::Single => self.fill_groups(shape, numbers, weight),
-            Factors::Half => self.fill_groups(shape, halves_mut(numbers), weight),
+            Factors::Half => self.fill_groups(shape, halves_mut::<bf16>(numbers), weight),
         }
         self.weights = weights;
         Ok(())

@@ -11,9 +11,8 @@ pub enum Precision {
     /// Single precision with faster sums: errors of a layer up to 2e-6 instead of 3e-7, relative to its
     /// largest results.
     Fast32,
-    /// As [`Precision::Fast32`], with activations kept as 16-bit floats (bf16, 8 bits of precision): half the
-    /// memory. Products, sums and statistics stay in single precision, so that results are closer to fp32 than
-    /// PyTorch's autocast.
+    /// As [`Precision::Fast32`], with activations kept as 16-bit numbers of 10 bits of precision: half the memory.
+    /// Products, sums and statistics stay in single precision, except that AMX multiplies bf16.
     Bf16,
 }
 

@@ -53,7 +53,7 @@ struct ModelArgs {
     /// Arithmetic to measure [default: every one]
     #[arg(long, value_enum)]
     precision: Option<PrecisionFlag>,
-    /// Instruction set to measure: scalar, avx2, avx512, avx512bf16 or amx [default: all of this machine but scalar]
+    /// Instruction set to measure: scalar, avx2, avx512 or amx [default: all of this machine but scalar]
     #[arg(long, value_name = "NAME", env = "MEDSEG_ISA", hide_env_values = true)]
     isa: Option<String>,
     /// Passes to take the median of, after one that is not counted

@@ -168,7 +168,7 @@ pub struct Arithmetic {
     /// Arithmetic of the network
     #[arg(long, value_enum, default_value_t = PrecisionFlag(Precision::Fp32))]
     pub precision: PrecisionFlag,
-    /// Instruction set of the network: scalar, avx2, avx512, avx512bf16 or amx [default: the best of this machine]
+    /// Instruction set of the network: scalar, avx2, avx512 or amx [default: the best of this machine]
     #[arg(long, value_name = "NAME", env = "MEDSEG_ISA", hide_env_values = true)]
     pub isa: Option<String>,
 }

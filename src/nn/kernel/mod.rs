@@ -19,8 +19,6 @@ pub(super) mod amx;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-#[cfg(target_arch = "x86_64")]
-mod avx512bf16;
 mod scalar;
 #[cfg(test)]
 mod tests;
@@ -128,10 +126,10 @@ pub(crate) struct TileSlot {
 }
 
 impl Kernel {
-    /// Kernels for tiles of `width` (8, 16 or 32) channels over positions `stride` floats apart
-    /// (1, 2, 4, 8 or 16; 8 or 16 for half factors, which only the sets of [`Isa::factors`] have).
+    /// Kernels for tiles of `width` (8, 16 or 32) channels over positions `stride` floats apart (1, 2, 4, 8 or 16; for
+    /// half factors 16, at widths from 16).
     pub fn select(isa: Isa, factors: Factors, width: usize, stride: usize) -> Self {
-        let tiled = isa == Isa::Amx && factors == Factors::Half && width >= 16 && stride == 16;
+        let tiled = isa == Isa::Amx && factors == Factors::Half;
         let (pack, rows, menu) = match factors {
             Factors::Single => {
                 let (pack, menu) = match isa.vectors() {
@@ -149,10 +147,8 @@ impl Kernel {
             Factors::Half => {
                 let menu = match isa {
                     #[cfg(target_arch = "x86_64")]
-                    Isa::Amx if tiled => amx::menu(width),
-                    #[cfg(target_arch = "x86_64")]
-                    Isa::Avx512Bf16 | Isa::Amx => avx512bf16::menu(width, stride),
-                    _ => scalar::half_menu(width, stride),
+                    Isa::Amx => amx::menu(width),
+                    _ => scalar::half_menu(),
                 };
                 let (rows, menu) = menu.into_iter().unzip();
                 (2, rows, Stored::Half(menu))

@@ -17,6 +17,7 @@ use super::arena::{Floats, Shared, Stored, all_finite, halves, halves_mut};
 use super::graph::{Finish, Op, Value};
 use super::kernel::{Factors, Numbers};
 use super::lanes::{Storing, settle};
+use super::number::Compact;
 use super::pack::Group;
 use super::partition::OpPlan;
 use super::{Error, Isa};
@@ -68,7 +69,7 @@ pub(crate) enum Input<'a> {
     /// An earlier result.
     Value {
         /// Blocks `[block][z][y][x][channel]`.
-        data: Stored<&'a [f32], &'a [bf16]>,
+        data: Stored<&'a [f32], &'a [Compact]>,
         /// What it is.
         value: &'a Value,
         /// Scale per padded channel.
@@ -83,7 +84,7 @@ pub(crate) enum Target<'a> {
     /// A region of the arena.
     Value {
         /// Blocks `[block][z][y][x][channel]`.
-        data: Stored<&'a mut [f32], &'a mut [bf16]>,
+        data: Stored<&'a mut [f32], &'a mut [Compact]>,
         /// What it is.
         value: &'a Value,
         /// Partial sums `[box][2][padded channels]` of a normalised value.
@@ -135,7 +136,7 @@ impl LogitsBox<'_> {
 pub type TakeLogits<'a> = dyn Fn(LogitsBox<'_>) + Sync + 'a;
 
 /// A region of the arena that tasks write disjoint parts of.
-type SharedNumbers<'a> = Stored<Shared<'a, f32>, Shared<'a, bf16>>;
+type SharedNumbers<'a> = Stored<Shared<'a, f32>, Shared<'a, Compact>>;
 
 /// The shared form of [`Target`] that tasks write through.
 enum Sink<'a> {
@@ -278,7 +279,7 @@ impl Job<'_> {
                 Stored::Single(slab)
             }
             Factors::Half => {
-                let halved = halves_mut(slab);
+                let halved: &mut [bf16] = halves_mut(slab);
                 stage::stage(self.isa, window, first, staged, self.inputs, halved);
                 Stored::Half(halves(slab))
             }

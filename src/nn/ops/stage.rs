@@ -3,7 +3,8 @@
 use super::Input;
 use crate::nn::Isa;
 use crate::nn::arena::Stored;
-use crate::nn::lanes::{Activation, Number, stage_row};
+use crate::nn::lanes::{Activation, stage_row};
+use crate::nn::number::Number;
 use crate::nn::window::Window;
 
 /// Stages the inputs for the box of `count` output planes and rows at `first`.
