@@ -118,6 +118,46 @@ impl Ranks {
     }
 }
 
+/// The labels of several maps of one shape, merged as they come. The first one's array is used on: only one map is held besides that
+/// which is being made.
+pub struct Merged {
+    shape: [usize; 3],
+    ranks: Ranks,
+    labels: Option<Array3<u16>>,
+}
+
+impl Merged {
+    /// Of maps `[z, y, x]` of `shape`, before the first.
+    pub fn new(shape: [usize; 3], ranks: Ranks) -> Self {
+        Self {
+            shape,
+            ranks,
+            labels: None,
+        }
+    }
+
+    /// Merges the next map, see [`merge`].
+    pub fn add(&mut self, mut found: Array3<u16>, translation: &Translation) {
+        match &mut self.labels {
+            Some(labels) => merge(labels, found.view(), translation, &self.ranks),
+            None => {
+                found.mapv_inplace(|label| translation.apply(label));
+                self.labels = Some(found);
+            }
+        }
+    }
+
+    /// Voxels that are held.
+    pub fn voxels(&self) -> usize {
+        self.labels.as_ref().map_or(0, Array3::len)
+    }
+
+    /// The result; background where no map came.
+    pub fn finish(self) -> Array3<u16> {
+        self.labels.unwrap_or_else(|| Array3::zeros(self.shape))
+    }
+}
+
 /// Writes the translated labels of `found` into `merged`, both `[z, y, x]` of one shape. Background never
 /// overwrites; another label does, unless the one that is there has a higher rank. One pass.
 pub fn merge(
@@ -148,6 +188,30 @@ mod tests {
             table.insert(number, Label { name, rgb: [0; 3] });
         }
         table
+    }
+
+    #[test]
+    fn merging_as_maps_come_equals_merging_into_background() {
+        let maps = [
+            array![[[1, 2, 0, 4]]],
+            array![[[2, 0, 3, 1]]],
+            array![[[4, 4, 0, 2]]],
+        ];
+        let translations = [[(1, 5), (2, 6)], [(2, 1), (3, 5)], [(4, 2), (2, 7)]];
+        let ranks = Ranks::new(&[5, 1]);
+        let mut whole = Array3::zeros([1, 1, 4]);
+        let mut merged = Merged::new([1, 1, 4], ranks.clone());
+        assert_eq!(merged.voxels(), 0);
+        for (map, pairs) in maps.iter().zip(translations) {
+            let translation = Translation::of_pairs(pairs);
+            merge(&mut whole, map.view(), &translation, &ranks);
+            merged.add(map.clone(), &translation);
+        }
+        assert_eq!(merged.voxels(), 4);
+        assert_eq!(merged.finish(), whole);
+        assert_eq!(whole, array![[[5, 2, 5, 7]]]);
+        let none = Merged::new([1, 2, 3], ranks);
+        assert_eq!(none.finish(), Array3::<u16>::zeros([1, 2, 3]));
     }
 
     #[test]

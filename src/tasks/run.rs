@@ -2,7 +2,7 @@
 
 use super::definition::{Included, Input, ModelRef, ModelUse, Step, Task, Work};
 use super::images::{Images, input_grid, used_channels};
-use super::merge::{MappingError, Ranks, Translation, merge};
+use super::merge::{MappingError, Merged, Ranks, Translation};
 use super::steps::{self, StepError};
 use crate::geometry::bounds::{BoundingBox, BoundsError};
 use crate::geometry::orientation::{OrientationError, Turn};
@@ -215,17 +215,15 @@ impl Runner<'_> {
         channels: &[usize],
     ) -> Result<Volume<u16>, RunError> {
         let grid = *self.images.grid();
-        let mut merged = Array3::zeros(grid.shape);
-        let ranks = Ranks::new(&task.priority);
+        let mut merged = Merged::new(grid.shape, Ranks::new(&task.priority));
         for included in tasks {
             let inner: Vec<usize> = included.channels.iter().map(|&c| channels[c]).collect();
             let found = self.task(&included.task, &inner)?;
             let pairs = included.labels.iter().map(|(from, to)| (*from, *to));
-            let translation = Translation::of_pairs(pairs);
-            merge(&mut merged, found.data().view(), &translation, &ranks);
+            merged.add(found.into_parts().0, &Translation::of_pairs(pairs));
         }
         self.witness.done("merge");
-        let mut labels = Volume::new(merged, grid)?;
+        let mut labels = Volume::new(merged.finish(), grid)?;
         for step in &task.steps {
             steps::apply(step, &mut labels, self.images.first())?;
             self.witness.done(step.name());
@@ -270,15 +268,14 @@ impl Runner<'_> {
         let Some(seen_grid) = seen.values().next().map(|image| *image.grid()) else {
             return Ok(Volume::filled(0, grid));
         };
-        let mut merged = Array3::zeros(seen_grid.shape);
-        let ranks = Ranks::new(&task.priority);
+        let mut merged = Merged::new(seen_grid.shape, Ranks::new(&task.priority));
         for used in models {
             let images: Vec<Arc<Volume<f32>>> =
                 used.channels.iter().map(|c| Arc::clone(&seen[c])).collect();
-            let found = self.predict(task, used, &images, merged.len())?;
-            merge(&mut merged, found.0.view(), &found.1, &ranks);
+            let (found, translation) = self.predict(task, used, &images, merged.voxels())?;
+            merged.add(found, &translation);
         }
-        let mut labels = Volume::new(merged, seen_grid)?;
+        let mut labels = Volume::new(merged.finish(), seen_grid)?;
         let first = seen.values().next().map(Arc::as_ref);
         for step in &task.steps {
             steps::apply(step, &mut labels, first)?;
