@@ -15,6 +15,7 @@
 //! | [`topology`] | components, hole filling, skeletons, bridges over gaps | `geometry`, `volume` |
 //! | [`tissue`] | perirenal, visceral and subcutaneous fat | `topology`, `geometry`, `volume` |
 //! | [`template`] | a template's labels fitted to a patient's kidneys | `topology`, `geometry`, `volume` |
+//! | [`registration`] | rigid motions between images of one patient | `geometry`, `volume`, `progress` |
 //! | [`nn`] | network layers, kernels, executor, weight files | `volume` |
 //! | [`nnunet`] | nnU-Net models: plans, preprocessing, sliding window, export | `nn`, `topology`, `metrics`, `geometry`, `volume` |
 //! | [`tasks`] | many models over one reading: task files, merging, TotalSegmentator | `nnunet`, `topology`, `geometry`, `volume`, `progress` |
@@ -37,6 +38,7 @@ pub mod nnunet;
 pub mod phantom;
 pub mod progress;
 pub mod provenance;
+pub mod registration;
 pub mod report;
 pub mod tasks;
 pub mod template;

@@ -16,6 +16,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("template", &["topology", "geometry", "volume"]),
     ("tissue", &["topology", "geometry", "volume"]),
     ("metrics", &["geometry", "volume"]),
+    ("registration", &["geometry", "volume", "progress"]),
     ("nn", &["volume", "progress"]),
     (
         "nnunet",

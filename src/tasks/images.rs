@@ -266,15 +266,20 @@ pub fn input_grid(grid: &Grid, input: &Input) -> Result<Grid, RunError> {
 }
 
 /// Brings later channels onto the grid of the first where they are not on it yet: another phase of the same
-/// study, in the same position. What lies outside of a channel takes its lowest intensity. Returns
+/// study. `motions` say for every later channel where places of the first lie in it
+/// ([`crate::registration`]); without one they lie in the same position. What lies outside of a channel takes its lowest intensity. Returns
 /// the positions of the channels that were resampled.
 ///
 /// # Errors
 /// [`RunError::Resample`].
-pub fn onto_first(channels: &mut [Volume<f32>], motion: &Affine) -> Result<Vec<usize>, RunError> {
+pub fn onto_first(
+    channels: &mut [Volume<f32>],
+    motions: &[Affine],
+) -> Result<Vec<usize>, RunError> {
     let mut moved = Vec::new();
     if let Some((first, others)) = channels.split_first_mut() {
         for (index, other) in others.iter_mut().enumerate() {
+            let motion = motions.get(index).unwrap_or(&Affine::IDENTITY);
             let same = other
                 .grid()
                 .check_matches(first.grid(), SAME_GRID_MM)

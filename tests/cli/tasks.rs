@@ -367,3 +367,102 @@ fn tasks_are_listed() {
     assert_eq!(one["labels"].as_array().unwrap().len(), 117);
     assert!(one["models"][0]["folder"].is_string() && one["models"][1]["folder"].is_null());
 }
+
+#[test]
+fn a_phase_that_moved_is_registered_and_its_motion_reported() {
+    let here = folder();
+    two_phases(here.path());
+    succeed(
+        here.path(),
+        "phantom -o A.nii.gz --size 48,44,40 --spacing 6,6,6 --force",
+    );
+    let (mut channels, _) =
+        nifti::read_f32(&here.path().join("A.nii.gz"), &Limits::UNLIMITED).unwrap();
+    // The late phase of a patient who turned by 8 degrees and slid by 14 mm.
+    let (sin, cos) = 8.0_f64.to_radians().sin_cos();
+    let motion = Affine {
+        linear: [[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]],
+        origin_mm: [9.0, -7.0, 8.0],
+    };
+    let late = channels.remove(0).map(|&hu| {
+        if hu > 60.0 {
+            60.0 + 0.6 * (hu - 60.0)
+        } else {
+            hu
+        }
+    });
+    let save = |name: &str, affine: Affine| {
+        let grid = Grid {
+            affine,
+            ..*late.grid()
+        };
+        let volume = Volume::new(late.data().clone(), grid).unwrap();
+        let geometry = nifti::Geometry::from_grid(&grid);
+        let path = here.path().join(name);
+        let force = medseg::io::Overwrite::Force;
+        nifti::save_volume(&path, &[&volume], &geometry, Vec::new(), force).unwrap();
+    };
+    save("still.nii.gz", late.grid().affine);
+    save("moved.nii.gz", motion.after(&late.grid().affine));
+    let segment = |late: &str, more: &str| {
+        let output = run(
+            here.path(),
+            &format!(
+                "infer --task two.toml -i A.nii.gz,{late} -o o.nii.gz --model-dir models --report r.json --force {more}"
+            ),
+        );
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+        (labels(&here.path().join("o.nii.gz")), stderr(&output))
+    };
+    let (expected, said) = segment("still.nii.gz", "--register");
+    assert!(!said.contains("moved by"), "{said}");
+    assert_eq!(expected, segment("still.nii.gz", "").0);
+    let (without, _) = segment("moved.nii.gz", "");
+    let (with, said) = segment("moved.nii.gz", "--register");
+    assert!(said.contains("moved.nii.gz: moved by"), "{said}");
+    let off = |found: &[u16]| found.iter().zip(&expected).filter(|(a, b)| a != b).count();
+    assert!(
+        4 * off(&with) < off(&without),
+        "{} {}",
+        off(&with),
+        off(&without)
+    );
+    let report = json(&here.path().join("r.json"));
+    let found = &report["cases"][0]["registration"][0];
+    assert_eq!(
+        (found["channel"].as_str(), found["onto"].as_str()),
+        (Some("P"), Some("A"))
+    );
+    assert_eq!(found["verdict"], "moved", "{found}");
+    for axis in 0..3 {
+        let row: Vec<f64> = (0..4)
+            .map(|at| found["matrix"][axis][at].as_f64().unwrap())
+            .collect();
+        for (found, expected) in row.iter().zip(motion.linear[axis]) {
+            assert!((found - expected).abs() < 0.01, "{row:?}");
+        }
+    }
+    let [before, after] =
+        ["before", "after"].map(|when| found[format!("information_{when}")].as_f64().unwrap());
+    assert!(after > 1.2 * before && before > 0.0);
+    // Somebody else.
+    succeed(
+        here.path(),
+        "phantom -o noise.nii.gz --size 48,44,40 --spacing 6,6,6 --seed 3",
+    );
+    let path = here.path().join("noise.nii.gz");
+    let (mut other, header) = nifti::read_f32(&path, &Limits::UNLIMITED).unwrap();
+    let mut state = 1_u32;
+    let noise = other.remove(0).map(|_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 22) as f32
+    });
+    let force = medseg::io::Overwrite::Force;
+    nifti::save_volume(&path, &[&noise], &header.geometry, Vec::new(), force).unwrap();
+    let (_, said) = segment("noise.nii.gz", "--register");
+    assert!(said.contains("no motion makes it fit A.nii.gz"), "{said}");
+    assert_eq!(
+        json(&here.path().join("r.json"))["cases"][0]["registration"][0]["verdict"],
+        "unrelated"
+    );
+}

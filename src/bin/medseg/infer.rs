@@ -43,6 +43,7 @@ Examples:
   medseg infer --task totalseg:fast -i ct.nii.gz -o organs/ --per-class --model-dir models/
   medseg infer --task totalseg --roi-subset liver -i ct.nii.gz -o liver.nii.gz --model-dir models/
   medseg infer --task mine.toml -i A=early.nii.gz,P=late.nii.gz -o v.nii.gz --model-dir models/
+  medseg infer --task mine.toml -i A=early.nii.gz,P=late.nii.gz -o r.nii.gz --model-dir models/ --register
   medseg phantom -o - | medseg infer -i - -o - | medseg info -")]
 pub struct Args {
     /// Images to segment
@@ -75,6 +76,10 @@ pub struct Args {
     /// Remove pieces of any label of the task up to this volume, in mm3 [default: none]
     #[arg(long, value_name = "MM3", requires = "task")]
     remove_small_blobs: Option<f64>,
+    /// Find the rigid motion between the first image of a case and each other one, by mutual information, and undo it; the
+    /// motion and its quality go into the run report [default: images lie where their headers say]
+    #[arg(long, requires = "task")]
+    register: bool,
     /// Write a folder with a mask per class, <NAME>.nii.gz, instead of one label map
     #[arg(long, requires = "task", conflicts_with = "to")]
     per_class: bool,

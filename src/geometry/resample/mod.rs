@@ -37,6 +37,7 @@ pub use nnunet::{
 pub use sample::Sample;
 pub use slices::SliceResampler;
 pub use world::resample_to_grid;
+pub(crate) use world::trilinear;
 pub use zoom::{zoom_to_shape, zoom_to_spacing, zoomed_grid, zoomed_shape};
 
 use ndarray::{Array3, ArrayView3};

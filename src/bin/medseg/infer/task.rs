@@ -1,7 +1,7 @@
 //! `infer --task`: several models over one reading of each case.
 
 use super::Args;
-use super::cases::{self, State, check_positions, checksums};
+use super::cases::{self, State, channel_name, check_positions, checksums};
 use super::plan::{Files, Plan, shown_inputs, shown_output};
 use super::shelf::Shelf;
 use crate::cases::Clock;
@@ -16,7 +16,9 @@ use medseg::io::display_name;
 use medseg::io::nifti::Header;
 use medseg::nn::Compute;
 use medseg::nnunet::statistics::label_statistics;
+use medseg::progress::Progress;
 use medseg::provenance::{CaseRecord, Status};
+use medseg::registration::{Registration, Verdict, register};
 use medseg::tasks::definition::{Crop, Step, Task, Work};
 use medseg::tasks::images::{Images, onto_first};
 use medseg::tasks::run::{self, Witness, largest_plan};
@@ -208,11 +210,18 @@ impl Case<'_> {
         };
         let (channels, header) = self.read(shelf, &target, state)?;
         self.clock.phase("read");
-        let channels = self.on_one_grid(channels)?;
         let shown = shown_inputs(self.job);
+        check_positions(self.job, &channels)?;
+        let progress = self.cx.progress(&id);
+        let found = match self.args.register {
+            true => self
+                .register(&channels, &progress)
+                .with_context(|| shown.clone())?,
+            false => Vec::new(),
+        };
+        let channels = self.on_one_grid(channels, &found)?;
         let mut images = Images::new(self.task, channels, self.args.statistics.is_some())
             .with_context(|| shown.clone())?;
-        let progress = self.cx.progress(&id);
         let mut witness = Told {
             clock: &mut self.clock,
             cx: self.cx,
@@ -238,6 +247,10 @@ impl Case<'_> {
         ));
         let mut record = CaseRecord::new(id.clone(), Status::Done);
         record.outputs = outputs;
+        if self.args.register {
+            let found = Value::Array(self.described(&found)?);
+            record.fields.insert("registration".to_owned(), found);
+        }
         if self.args.run.is_wanted() {
             record.inputs = checksums(self.job)?;
             self.clock.phase("checksums");
@@ -284,10 +297,67 @@ impl Case<'_> {
         Ok((channels, header))
     }
 
+    /// Where places of the first phase lie in every later one.
+    fn register(
+        &mut self,
+        channels: &[Volume<f32>],
+        progress: &dyn Progress,
+    ) -> anyhow::Result<Vec<Registration>> {
+        let mut all = Vec::new();
+        let Some((first, others)) = channels.split_first() else {
+            return Ok(all);
+        };
+        for (index, other) in others.iter().enumerate() {
+            let (name, file) = (self.channel(index + 1), channel_name(self.job, index + 1));
+            let found = register(first, other, progress).with_context(|| file.clone())?;
+            self.clock.phase(&format!("register {name}"));
+            let [degrees, mm] = [found.rotation_degrees, found.mean_displacement_mm];
+            match found.verdict {
+                Verdict::Moved => self.cx.say(&format!(
+                    "note: {file}: moved by {mm:.1} mm on average, {degrees:.1} degrees, against {}",
+                    channel_name(self.job, 0)
+                )),
+                Verdict::InPlace => self.cx.detail(&format!("{file}: lies in place")),
+                Verdict::Unrelated => self.cx.warn(
+                    "registration",
+                    &format!(
+                        "{file}: no motion makes it fit {} (mutual information {:.2}): taken as it lies; are they of one patient?",
+                        channel_name(self.job, 0),
+                        found.information_after
+                    ),
+                ),
+            }
+            all.push(found);
+        }
+        Ok(all)
+    }
+
+    /// Motions for the run report, with the names of the channels.
+    fn described(&self, found: &[Registration]) -> anyhow::Result<Vec<Value>> {
+        let rows = found.iter().enumerate().map(|(index, found)| {
+            let mut row = serde_json::to_value(found)?;
+            if let Value::Object(row) = &mut row {
+                row.insert("channel".to_owned(), Value::from(self.channel(index + 1)));
+                row.insert("onto".to_owned(), Value::from(self.channel(0)));
+            }
+            Ok(row)
+        });
+        rows.collect()
+    }
+
+    /// The task's name of a channel.
+    fn channel(&self, index: usize) -> &str {
+        self.task.channels.get(index).map_or("", String::as_str)
+    }
+
     /// Later phases are resampled onto the first.
-    fn on_one_grid(&mut self, mut channels: Vec<Volume<f32>>) -> anyhow::Result<Vec<Volume<f32>>> {
-        check_positions(self.job, &channels)?;
-        for index in onto_first(&mut channels, &Affine::IDENTITY)? {
+    fn on_one_grid(
+        &mut self,
+        mut channels: Vec<Volume<f32>>,
+        found: &[Registration],
+    ) -> anyhow::Result<Vec<Volume<f32>>> {
+        let motions: Vec<Affine> = found.iter().map(Registration::motion).collect();
+        for index in onto_first(&mut channels, &motions)? {
             let name = self.task.channels.get(index).map_or("", String::as_str);
             self.clock
                 .phase(&format!("channel {name} onto the grid of the first"));
