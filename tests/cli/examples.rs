@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 20] = [
     "infer",
     "smooth",
     "vessel-connect",
@@ -25,6 +25,8 @@ const COMMANDS: [&str; 18] = [
     "phantom",
     "demo",
     "bench",
+    "completions",
+    "man",
 ];
 
 /// The lines after `Examples:` in a command's help.

@@ -133,3 +133,24 @@ fn standard_output_takes_one_thing() {
     assert!(stderr(&output).contains("--report"), "{}", stderr(&output));
     assert_eq!(stdout(&output), "");
 }
+
+#[test]
+fn shells_and_man_know_every_command() {
+    let here = folder();
+    for shell in ["bash", "zsh", "fish"] {
+        let known = succeed(here.path(), &format!("completions {shell}"));
+        assert!(known.contains("vessel-connect") && known.contains("memory-limit"));
+    }
+    succeed(here.path(), "man pages");
+    let page = |name: &str| std::fs::read_to_string(here.path().join("pages").join(name)).unwrap();
+    assert!(
+        page("medseg.1").contains("medseg\\-infer(1)"),
+        "{}",
+        page("medseg.1")
+    );
+    assert!(page("medseg-infer.1").contains("\\-\\-precision"));
+    assert!(page("medseg-labels-convert.1").contains("\\-\\-output"));
+    let error = refuse(here.path(), "man pages");
+    assert!(error.contains("already exists"), "{error}");
+    succeed(here.path(), "man pages --force");
+}

@@ -16,6 +16,7 @@ mod info;
 mod label_cases;
 mod label_output;
 mod labels;
+mod manual;
 mod model;
 mod model_store;
 mod outcome;
@@ -31,7 +32,7 @@ mod terminal;
 mod ureter_connect;
 mod vessel_connect;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use context::Context;
 use outcome::Outcome;
 use std::process::ExitCode;
@@ -71,6 +72,8 @@ enum Command {
     Phantom(phantom::Args),
     Demo(demo::Args),
     Bench(bench::Args),
+    Completions(manual::CompletionsArgs),
+    Man(manual::ManArgs),
 }
 
 fn main() -> ExitCode {
@@ -103,5 +106,7 @@ fn dispatch(command: &Command, context: &Context) -> anyhow::Result<Outcome> {
         Command::Sample(args) => sample::run(args, context),
         Command::Fat(args) => fat::run(args, context),
         Command::UreterConnect(args) => ureter_connect::run(args, context),
+        Command::Completions(args) => manual::completions(args, Cli::command()),
+        Command::Man(args) => manual::man(args, Cli::command()),
     }
 }
