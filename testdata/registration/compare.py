@@ -132,7 +132,7 @@ def main():
             print(f"| {path.name} | {error(np.eye(4)):.2f} | {error(own):.3f} | {found['verdict']} | {seconds:.1f} | "
                   f"{error(other):.3f} | {other_s:.1f} |", flush=True)
             failed |= error(own) >= 1
-    sys.exit(failed)
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":
