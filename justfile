@@ -28,6 +28,14 @@ doc:
 parity:
     cargo test --release --test 'parity*'
 
+# the GPU's kernels as text for the driver, after a change of src/nn/cuda/kernels.cu (no GPU needed)
+ptx:
+    src/nn/cuda/make_ptx.sh
+
+# what only a machine with an NVIDIA GPU and cuDNN 9 can show
+gpu:
+    cargo test --release --test cuda -- --ignored
+
 # hostile files, full disks, killed writers
 faults:
     cargo test --release --test 'faults*'

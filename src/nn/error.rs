@@ -75,6 +75,9 @@ pub enum Error {
         /// The sets there are, with commas between.
         present: String,
     },
+    /// A GPU cannot be used, or failed.
+    #[error(transparent)]
+    Gpu(#[from] super::cuda::Error),
     /// An instruction set name nobody knows.
     #[error("unknown instruction set {0:?}: expected scalar, avx2, avx512 or amx")]
     IsaName(String),

@@ -20,9 +20,11 @@
 //!   of threads.
 //! * **Memory.** [`Plan`] lays every activation out in one arena by liveness before anything is
 //!   allocated and says how many bytes a run will take.
+//! * **GPUs.** The same graph runs on an NVIDIA GPU where there is one ([`cuda`]).
 
 pub mod arch;
 mod arena;
+pub mod cuda;
 mod error;
 mod graph;
 mod isa;

@@ -65,6 +65,11 @@ impl Network {
         &self.graph
     }
 
+    /// The architecture.
+    pub(crate) fn spec(&self) -> &UnetSpec {
+        &self.spec
+    }
+
     /// Channels of the input patch.
     pub fn in_channels(&self) -> usize {
         self.spec.in_channels
@@ -468,7 +473,8 @@ impl Executor<'_> {
     }
 }
 
-fn expect_len(what: &'static str, found: usize, expected: usize) -> Result<(), Error> {
+/// An error unless a slice has the length it must have.
+pub(crate) fn expect_len(what: &'static str, found: usize, expected: usize) -> Result<(), Error> {
     if found == expected {
         Ok(())
     } else {

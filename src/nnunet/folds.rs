@@ -2,29 +2,134 @@
 
 use super::predict_error::PredictError;
 use super::sliding_window::PatchPredictor;
-use crate::nn::{Executor, LogitsBox, Network, TakeLogits};
+use crate::nn::cuda::{self, Arithmetic, Gpu};
+use crate::nn::{Error, Executor, LogitsBox, Network, TakeLogits};
 use rayon::prelude::*;
+
+/// A GPU for the networks of a model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OnGpu {
+    /// Which.
+    pub gpu: Gpu,
+    /// How it computes.
+    pub arithmetic: Arithmetic,
+    /// What happens when it fails. Where its memory does not suffice, the processor goes on in any case.
+    pub on_failure: OnFailure,
+}
+
+/// What happens to a case whose GPU fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnFailure {
+    /// It fails too.
+    Stop,
+    /// The processor goes on.
+    UseProcessor,
+}
+
+impl OnGpu {
+    /// Whether the processor goes on after this error.
+    pub(super) fn goes_on_after(&self, error: &Error) -> bool {
+        match error {
+            Error::Gpu(error) => error.is_memory() || self.on_failure == OnFailure::UseProcessor,
+            _ => false,
+        }
+    }
+
+    /// The error with the GPU's name, once.
+    pub(super) fn trouble(&self, error: &Error) -> String {
+        let (label, text) = (self.gpu.label(), error.to_string());
+        if text.starts_with(&label) {
+            text
+        } else {
+            format!("{label}: {text}")
+        }
+    }
+}
+
+/// The networks of a model on a GPU.
+pub(super) struct GpuFolds {
+    pub on: OnGpu,
+    pub networks: Vec<cuda::Network>,
+}
 
 /// The folds of a model as one predictor; only the fold in use holds activations.
 pub(super) struct Folds<'n> {
     networks: &'n [Network],
     patch: [usize; 3],
     flips: &'n [[bool; 3]],
-    /// A patch of logits, where mirrored passes are added up.
+    /// A patch of logits, where mirrored passes are added up or come from a GPU.
     logits: Vec<f32>,
     current: Option<(usize, Executor<'n>)>,
+    /// As long as it works.
+    gpu: Option<&'n GpuFolds>,
+    on_gpu: Option<(usize, cuda::Executor<'n>)>,
+    /// All passes of a patch: as it is and mirrored.
+    passes: Vec<[bool; 3]>,
+    /// Why the GPU was given up.
+    pub trouble: Option<String>,
 }
 
 impl<'n> Folds<'n> {
     /// Nothing is allocated before the first patch.
-    pub fn new(networks: &'n [Network], patch: [usize; 3], flips: &'n [[bool; 3]]) -> Self {
+    pub fn new(
+        networks: &'n [Network],
+        gpu: Option<&'n GpuFolds>,
+        patch: [usize; 3],
+        flips: &'n [[bool; 3]],
+    ) -> Self {
         Self {
             networks,
             patch,
             flips,
             logits: Vec::new(),
             current: None,
+            gpu,
+            on_gpu: None,
+            passes: std::iter::once([false; 3])
+                .chain(flips.iter().copied())
+                .collect(),
+            trouble: None,
         }
+    }
+
+    /// Whether the GPU predicted the patch.
+    fn predict_on_gpu(&mut self, fold: usize, patch: &[f32]) -> Result<bool, Error> {
+        let Some(folds) = self.gpu else {
+            return Ok(false);
+        };
+        let executor = match self.on_gpu.take() {
+            Some(current) if current.0 == fold => current.1,
+            other => {
+                drop(other);
+                folds.networks[fold].executor(self.patch)
+            }
+        };
+        let (_, executor) = self.on_gpu.insert((fold, executor));
+        match executor.run(patch, &self.passes, &mut self.logits) {
+            Ok(()) => Ok(true),
+            Err(error) if folds.on.goes_on_after(&error) => {
+                self.trouble = Some(folds.on.trouble(&error));
+                (self.gpu, self.on_gpu) = (None, None);
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Hands a patch of logits on, plane by plane.
+    fn hand_on(&self, heads: usize, take: &TakeLogits<'_>) {
+        let [depth, height, width] = self.patch;
+        let plane = height * width;
+        let logits = &self.logits;
+        (0..depth).into_par_iter().for_each(|z| {
+            take(LogitsBox {
+                heads: 0..heads,
+                start: [z, 0, 0],
+                shape: [1, height, width],
+                values: &logits[z * plane..],
+                head_stride: depth * plane,
+            });
+        });
     }
 }
 
@@ -43,6 +148,15 @@ impl PatchPredictor for Folds<'_> {
         patch: &[f32],
         take: &TakeLogits<'_>,
     ) -> Result<(), PredictError> {
+        let heads = self.networks[fold].out_channels();
+        let [depth, height, width] = self.patch;
+        if self.gpu.is_some() || !self.flips.is_empty() {
+            self.logits.resize(heads * depth * height * width, 0.0);
+        }
+        if self.predict_on_gpu(fold, patch)? {
+            self.hand_on(heads, take);
+            return Ok(());
+        }
         let executor = match self.current.take() {
             Some(current) if current.0 == fold => current.1,
             other => {
@@ -50,32 +164,19 @@ impl PatchPredictor for Folds<'_> {
                 self.networks[fold].executor(self.patch)?
             }
         };
-        let heads = self.networks[fold].out_channels();
         let (_, executor) = self.current.insert((fold, executor));
         if self.flips.is_empty() {
             return Ok(executor.run_boxes(patch, take)?);
         }
-        let [depth, height, width] = self.patch;
-        let (plane, voxels) = (height * width, depth * height * width);
-        self.logits.resize(heads * voxels, 0.0);
         executor.run(patch, &mut self.logits)?;
         for &flip in self.flips {
             executor.run_accumulate(patch, flip, &mut self.logits)?;
         }
-        let passes = (1 + self.flips.len()) as f32;
+        let passes = self.passes.len() as f32;
         self.logits
-            .par_chunks_mut(plane)
+            .par_chunks_mut(height * width)
             .for_each(|plane| plane.iter_mut().for_each(|logit| *logit /= passes));
-        let logits = &self.logits;
-        (0..depth).into_par_iter().for_each(|z| {
-            take(LogitsBox {
-                heads: 0..heads,
-                start: [z, 0, 0],
-                shape: [1, height, width],
-                values: &logits[z * plane..],
-                head_stride: voxels,
-            });
-        });
+        self.hand_on(heads, take);
         Ok(())
     }
 }

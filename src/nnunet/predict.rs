@@ -11,7 +11,8 @@
 use super::columns::{self, Column};
 use super::dataset::DatasetInfo;
 use super::export::{Exported, LabelExport, logits_resampler};
-use super::folds::{Folds, flips};
+use super::folds::{Folds, GpuFolds, flips};
+pub use super::folds::{OnFailure, OnGpu};
 use super::logit::Logit;
 use super::memory::{MemoryEstimate, Needs};
 use super::model::Model;
@@ -25,7 +26,7 @@ use super::uncertainty::Uncertainty;
 use super::window_grid::WindowGrid;
 use crate::geometry::orientation::Turn;
 use crate::geometry::resample::{ResampleFunction, ResampleOptions};
-use crate::nn::{Compute, Network};
+use crate::nn::{Compute, Network, cuda};
 use crate::progress::Progress;
 use crate::volume::{Grid, LabelMap, Volume};
 use half::f16;
@@ -54,6 +55,8 @@ pub struct PredictOptions {
     pub accumulate: Accumulate,
     /// Instruction set and precision of the network.
     pub compute: Compute,
+    /// The GPU that the network runs on instead.
+    pub gpu: Option<OnGpu>,
     /// Whether to keep probabilities: `4 * classes` bytes per voxel of the image.
     pub probabilities: bool,
     /// Whether to keep the [`uncertainty`](super::uncertainty) of every voxel: 4 bytes per voxel of the image, 8 for several
@@ -102,6 +105,7 @@ impl Default for PredictOptions {
             mirroring: true,
             accumulate: Accumulate::Half,
             compute: Compute::default(),
+            gpu: None,
             probabilities: false,
             uncertainty: false,
             skip_air: false,
@@ -119,6 +123,8 @@ pub struct Prediction {
     pub properties: Properties,
     /// Tiles that were skipped because they hold only air.
     pub skipped_tiles: usize,
+    /// Why the processor computed what a GPU was to compute, where it did.
+    pub gpu_problem: Option<String>,
     /// `[classes, z, y, x]`, where asked for: softmax over classes, or the sigmoid of each region.
     /// Outside the crop: 1 for background, 0 for everything else.
     pub probabilities: Option<Array4<f32>>,
@@ -129,6 +135,9 @@ pub struct Prediction {
 /// A model with its weights in memory.
 pub struct Predictor {
     networks: Vec<Network>,
+    gpu: Option<GpuFolds>,
+    /// Why there is none although one was asked for.
+    gpu_problem: Option<String>,
     preprocessor: Preprocessor,
     dataset: DatasetInfo,
     patch: [usize; 3],
@@ -139,25 +148,44 @@ pub struct Predictor {
     options: PredictOptions,
 }
 
+/// What a sliding window has to tell.
+struct Passage {
+    skipped: usize,
+    gpu_problem: Option<String>,
+}
+
 impl Predictor {
     /// Reads the weights of all folds of `model`. Memory: the packed weights, and one fold unpacked while
-    /// it is read.
+    /// it is read. A GPU gets its own copy and is compared with the processor.
     ///
     /// # Errors
     /// [`PredictError::Model`] and [`PredictError::Network`] for weights that are damaged or do not fit,
     /// [`PredictError::Step`].
     pub fn new(model: &Model, options: PredictOptions) -> Result<Self, PredictError> {
         let configuration = &model.configuration;
-        let networks = (0..model.folds().len())
-            .map(|position| {
-                Ok(Network::with_compute(
-                    &model.network,
-                    &model.fold_weights(position)?,
-                    options.compute,
-                    Some(configuration.patch_size),
-                )?)
-            })
-            .collect::<Result<_, PredictError>>()?;
+        let patch = configuration.patch_size;
+        let (mut networks, mut on_gpu, mut gpu_problem) = (Vec::new(), Vec::new(), None);
+        for position in 0..model.folds().len() {
+            let weights = model.fold_weights(position)?;
+            let (spec, compute) = (&model.network, options.compute);
+            let network = Network::with_compute(spec, &weights, compute, Some(patch))?;
+            if let (Some(on), None) = (&options.gpu, &gpu_problem) {
+                let arithmetic = on.arithmetic;
+                match cuda::Network::checked(&on.gpu, &network, &weights, arithmetic, patch) {
+                    Ok(copy) => on_gpu.push(copy),
+                    Err(error) if on.goes_on_after(&error) => {
+                        gpu_problem = Some(on.trouble(&error));
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            networks.push(network);
+        }
+        let on = options.gpu.clone().filter(|_| gpu_problem.is_none());
+        let gpu = on.map(|on| GpuFolds {
+            on,
+            networks: on_gpu,
+        });
         let spatial_dims = configuration.spatial_dims;
         let axes = model.checkpoint.mirroring_axes.as_deref();
         let axes = axes.filter(|_| options.mirroring).unwrap_or_default();
@@ -170,6 +198,8 @@ impl Predictor {
         )?;
         Ok(Self {
             networks,
+            gpu,
+            gpu_problem,
             preprocessor: Preprocessor::new(
                 &model.plans,
                 configuration,
@@ -309,14 +339,15 @@ impl Predictor {
         air: Option<Air>,
         progress: &dyn Progress,
     ) -> Result<Prediction, PredictError> {
-        let (exported, skipped_tiles) = match self.options.accumulate {
+        let (exported, passage) = match self.options.accumulate {
             Accumulate::Half => self.slide::<f16>(image, properties, plan, air, progress)?,
             Accumulate::Float => self.slide::<f32>(image, properties, plan, air, progress)?,
         };
         Ok(Prediction {
             label_map: LabelMap::new(exported.labels, properties.grid, self.dataset.label_table())?,
             properties,
-            skipped_tiles,
+            skipped_tiles: passage.skipped,
+            gpu_problem: passage.gpu_problem,
             probabilities: exported.probabilities,
             uncertainty: exported.uncertainty,
         })
@@ -329,7 +360,7 @@ impl Predictor {
         plan: &CasePlan,
         air: Option<Air>,
         progress: &dyn Progress,
-    ) -> Result<(Exported, usize), PredictError> {
+    ) -> Result<(Exported, Passage), PredictError> {
         let mut export = LabelExport::<T>::new(
             properties,
             &self.dataset,
@@ -339,8 +370,8 @@ impl Predictor {
         if self.options.uncertainty {
             export = export.with_uncertainty(self.networks.len());
         }
-        let skipped = self.window(image, &properties, plan, air, &mut export, progress)?;
-        Ok((export.finish(), skipped))
+        let passage = self.window(image, &properties, plan, air, &mut export, progress)?;
+        Ok((export.finish(), passage))
     }
 
     /// Only the sliding window: hands slices of logits at the network's resolution to `sink`, in the type
@@ -368,10 +399,16 @@ impl Predictor {
         air: Option<Air>,
         sink: &mut dyn LogitsSink<T>,
         progress: &dyn Progress,
-    ) -> Result<usize, PredictError> {
+    ) -> Result<Passage, PredictError> {
         let window = SlidingWindow::new(self.window_grid(properties)?).skipping(air);
-        let mut folds = Folds::new(&self.networks, self.patch, &self.flips);
-        window.run(image, &plan.columns, &mut folds, sink, progress)
+        let gpu = self.gpu.as_ref();
+        let mut folds = Folds::new(&self.networks, gpu, self.patch, &self.flips);
+        let skipped = window.run(image, &plan.columns, &mut folds, sink, progress)?;
+        let gpu_problem = folds.trouble.or_else(|| self.gpu_problem.clone());
+        Ok(Passage {
+            skipped,
+            gpu_problem,
+        })
     }
 
     fn window_grid(&self, properties: &Properties) -> Result<WindowGrid, PredictError> {
@@ -446,7 +483,9 @@ impl Predictor {
         let heads = self.dataset.heads();
         let voxels: usize = self.patch.iter().product();
         let logits_bytes = match &plan {
-            Some(plan) if self.flips.is_empty() => threads * plan.box_bytes_per_thread(),
+            Some(plan) if self.flips.is_empty() && self.gpu.is_none() => {
+                threads * plan.box_bytes_per_thread()
+            }
             _ => size_of::<f32>() * heads * voxels,
         };
         let logit_bytes = match self.options.accumulate {

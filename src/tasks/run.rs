@@ -327,6 +327,10 @@ impl Runner<'_> {
             model: model.clone(),
             source: Box::new(source),
         })?;
+        if let Some(problem) = &prediction.gpu_problem {
+            self.witness
+                .remark(&format!("model {model}: {problem}: the processor goes on"));
+        }
         if let Some(left) = self.left.get_mut(&used.model) {
             *left -= 1;
             if *left == 0 {

@@ -3,8 +3,10 @@
 //! The numbers are the machine's: run it on a quiet one. A pass is one patch through the network, without
 //! preprocessing, sliding window and export.
 
+mod gpu;
+
+use crate::arithmetic::{Arithmetic, Device, PrecisionFlag};
 use crate::context::{Context, print_json, print_text};
-use crate::flags::{Arithmetic, PrecisionFlag};
 use crate::model;
 use crate::outcome::{Outcome, Usage};
 use clap::ValueEnum;
@@ -12,15 +14,17 @@ use medseg::nn::survey::{Layer, Level};
 use medseg::nn::weights::Weights;
 use medseg::nn::{Compute, Isa, Network};
 use medseg::nnunet::model::{Model, ModelOptions};
+use medseg::nnunet::predict::OnGpu;
 use serde::Serialize;
 use std::fmt::Write;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Instant;
 
 /// The end of the help.
 const EXAMPLES: &str = "\
 Without --precision every precision is measured, without --isa every instruction set of the
-machine but scalar. Multiply-adds are those of the plain sums: half of what torch's
+machine but scalar. On a GPU a pass includes the copies of the patch and of its logits. Multiply-adds are those of the plain sums: half of what torch's
 FlopCounterMode counts.
 
 Examples:
@@ -53,6 +57,9 @@ struct ModelArgs {
     /// Arithmetic to measure [default: every one]
     #[arg(long, value_enum)]
     precision: Option<PrecisionFlag>,
+    /// Device to measure: cpu, cuda (the first GPU that works) or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu, value_parser = Device::from_str)]
+    device: Device,
     /// Instruction set to measure: scalar, avx2, avx512 or amx [default: all of this machine but scalar]
     #[arg(long, value_name = "NAME", env = "MEDSEG_ISA", hide_env_values = true)]
     isa: Option<String>,
@@ -75,15 +82,19 @@ struct Bench {
     runs: Vec<Run>,
 }
 
-/// One instruction set and precision.
+/// One instruction set or GPU, and precision.
 #[derive(Serialize)]
 struct Run {
-    isa: &'static str,
+    /// `cpu`, or which GPU.
+    device: String,
+    /// Of the processor.
+    isa: Option<&'static str>,
     precision: &'static str,
     median_ms: f64,
     fastest_ms: f64,
     /// Multiply-adds of the plain sums a second, in billions.
     giga_multiply_adds_per_s: f64,
+    /// Making the network: packing its weights, or copying them to the GPU and comparing it with the processor.
     packing_ms: f64,
     weight_bytes: usize,
     /// Activations that are alive together, scales and partial sums.
@@ -106,7 +117,12 @@ struct Timed {
 /// Runs the command.
 pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
     let What::Model(args) = &args.what;
-    let computes = args.computes()?;
+    let gpus = args.gpus(cx)?;
+    let computes = if gpus.is_empty() {
+        args.computes()?
+    } else {
+        Vec::new()
+    };
     let model = match &args.model {
         Some(folder) => model::load(folder, &ModelOptions::default())?,
         None => model::embedded(&ModelOptions::default())?,
@@ -145,6 +161,12 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
             .sum();
         bench.runs.push(run);
     }
+    for on in gpus {
+        cx.detail(&format!("{} {}", on.gpu.label(), on.arithmetic.name()));
+        let (run, multiply_adds) = gpu::measure(&model, &weights, &on, patch, args.repeats)?;
+        bench.multiply_adds = multiply_adds;
+        bench.runs.push(run);
+    }
     if args.json {
         print_json(&bench)?;
     } else {
@@ -154,10 +176,47 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
 }
 
 impl ModelArgs {
+    /// The GPU to measure in each precision; none for the processor.
+    fn gpus(&self, cx: &Context) -> anyhow::Result<Vec<OnGpu>> {
+        if self.device == Device::Cpu {
+            return Ok(Vec::new());
+        }
+        let choose = |precision| Arithmetic {
+            device: self.device,
+            precision,
+            isa: None,
+        };
+        let first = choose(self.precision.unwrap_or(PrecisionFlag::Fp32)).choose(cx)?;
+        let Some(first) = first.gpu else {
+            return Ok(Vec::new());
+        };
+        if self.precision.is_some() {
+            return Ok(vec![first]);
+        }
+        let all = [
+            PrecisionFlag::Fp32,
+            PrecisionFlag::Tf32,
+            PrecisionFlag::Bf16,
+            PrecisionFlag::Fp16,
+        ];
+        let on = |precision: PrecisionFlag| OnGpu {
+            arithmetic: precision.on_gpu(),
+            ..first.clone()
+        };
+        Ok(all.map(on).into())
+    }
+
     /// What to measure.
     fn computes(&self) -> anyhow::Result<Vec<Compute>> {
-        let all = PrecisionFlag::value_variants();
-        let precisions = self.precision.map_or(all.to_vec(), |one| vec![one]);
+        let all = PrecisionFlag::value_variants().iter().copied();
+        let precisions: Vec<PrecisionFlag> = match self.precision {
+            Some(one) if one.on_processor().is_none() => {
+                let text = "--precision: this one is for GPUs, name one with --device cuda";
+                return Err(Usage(text.to_owned()).into());
+            }
+            Some(one) => vec![one],
+            None => all.filter(|one| one.on_processor().is_some()).collect(),
+        };
         let isas: Vec<Option<String>> = match &self.isa {
             Some(name) if !name.is_empty() => vec![Some(name.clone())],
             _ => {
@@ -172,7 +231,15 @@ impl ModelArgs {
                     .iter()
                     .map(move |&precision| (isa.clone(), precision))
             })
-            .map(|(isa, precision)| Arithmetic { precision, isa }.compute())
+            .map(|(isa, precision)| {
+                let device = Device::Cpu;
+                Arithmetic {
+                    device,
+                    precision,
+                    isa,
+                }
+                .compute()
+            })
             .collect()
     }
 }
@@ -200,15 +267,7 @@ fn measure(
         gib(cx.limits.memory_bytes)
     );
     let mut executor = network.executor(patch)?;
-    let mut state = 1_u64;
-    let input: Vec<f32> = (0..network.in_channels() * voxels)
-        .map(|_| {
-            state = state
-                .wrapping_mul(6364136223846793005)
-                .wrapping_add(1442695040888963407);
-            (state >> 40) as f32 / (1_u64 << 23) as f32 - 1.0
-        })
-        .collect();
+    let input = noise(network.in_channels() * voxels);
     let mut logits = vec![0.0; network.out_channels() * voxels];
     let layers = network.layers(&plan);
     let (mut passes, mut times) = (Vec::new(), vec![Vec::new(); layers.len()]);
@@ -230,7 +289,8 @@ fn measure(
     let multiply_adds: u64 = layers.iter().map(|layer| layer.multiply_adds).sum();
     let median_ms = median(&mut passes);
     Ok(Run {
-        isa: compute.isa.name(),
+        device: "cpu".to_owned(),
+        isa: Some(compute.isa.name()),
         precision: compute.precision.name(),
         median_ms,
         fastest_ms: passes.first().copied().unwrap_or(median_ms),
@@ -252,6 +312,18 @@ fn measure(
     })
 }
 
+/// Reproducible numbers from -1 to 1.
+fn noise(count: usize) -> Vec<f32> {
+    let mut state = 1_u64;
+    let mut next = || {
+        state = state
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (state >> 40) as f32 / (1_u64 << 23) as f32 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
+}
+
 /// The result for people.
 fn table(bench: &Bench) -> String {
     let [z, y, x] = bench.patch;
@@ -267,7 +339,7 @@ fn table(bench: &Bench) -> String {
         let _ = write!(
             text,
             "\n{} {}: {:.1} ms (fastest {:.1}), {:.1} billion multiply-adds/s, weights {:.1} MiB, activations {:.1} MiB, scratch {:.1} MiB per thread\n",
-            run.isa,
+            run.isa.unwrap_or(&run.device),
             run.precision,
             run.median_ms,
             run.fastest_ms,

@@ -126,6 +126,13 @@ impl Context {
         }
     }
 
+    /// Warns of a GPU that the processor had to stand in for.
+    pub fn warn_of_gpu(&self, problem: Option<&str>) {
+        if let Some(problem) = problem {
+            self.warn("gpu", &format!("{problem}: the processor goes on"));
+        }
+    }
+
     /// Tells how often each warning was repeated, and returns all of them for the run report.
     pub fn finish_warnings(&self) -> Vec<String> {
         let warnings = match self.warnings.lock() {

@@ -2,12 +2,9 @@
 
 use crate::outcome::Usage;
 use clap::Args;
-use clap::ValueEnum;
-use clap::builder::PossibleValue;
 use medseg::io::atomic::{self, Plan};
 use medseg::io::batch::Job;
 use medseg::io::{Overwrite, display_name};
-use medseg::nn::{Compute, Isa, Precision};
 use std::path::{Path, PathBuf};
 
 /// Flags that every command takes.
@@ -159,65 +156,6 @@ impl RunOutput {
             atomic::check_output(path, Overwrite::Force)?;
         }
         Ok(())
-    }
-}
-
-/// What a network computes with.
-#[derive(Args, Debug, Clone)]
-pub struct Arithmetic {
-    /// Arithmetic of the network
-    #[arg(long, value_enum, default_value_t = PrecisionFlag(Precision::Fp32))]
-    pub precision: PrecisionFlag,
-    /// Instruction set of the network: scalar, avx2, avx512 or amx [default: the best of this machine]
-    #[arg(long, value_name = "NAME", env = "MEDSEG_ISA", hide_env_values = true)]
-    pub isa: Option<String>,
-}
-
-impl Arithmetic {
-    /// The arithmetic asked for.
-    ///
-    /// # Errors
-    /// [`Usage`] for a name that is no instruction set; an error for one that this machine lacks.
-    pub fn compute(&self) -> anyhow::Result<Compute> {
-        let named = self.isa.as_deref().filter(|name| !name.is_empty());
-        let isa = match named.map(Isa::from_name) {
-            None => Isa::detect(),
-            Some(Ok(isa)) => isa,
-            Some(Err(error @ medseg::nn::Error::IsaName(_))) => {
-                return Err(Usage(error.to_string()).into());
-            }
-            Some(Err(error)) => return Err(error.into()),
-        };
-        Ok(Compute {
-            isa,
-            precision: self.precision.0,
-        })
-    }
-}
-
-/// `--precision`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PrecisionFlag(pub Precision);
-
-impl ValueEnum for PrecisionFlag {
-    fn value_variants<'a>() -> &'a [Self] {
-        const ALL: [PrecisionFlag; Precision::ALL.len()] = [
-            PrecisionFlag(Precision::Fp32),
-            PrecisionFlag(Precision::Fast32),
-            PrecisionFlag(Precision::Bf16),
-        ];
-        &ALL
-    }
-
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        let help = match self.0 {
-            Precision::Fp32 => "single precision, errors as small as PyTorch's",
-            Precision::Fast32 => "single precision, about five times these errors, faster",
-            Precision::Bf16 => {
-                "activations in 16 bits: half the memory, errors below PyTorch's autocast"
-            }
-        };
-        Some(PossibleValue::new(self.0.name()).help(help))
     }
 }
 

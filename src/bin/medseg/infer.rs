@@ -11,8 +11,9 @@ mod plan;
 mod shelf;
 mod task;
 
+use crate::arithmetic::{Arithmetic, Choice};
 use crate::context::Context;
-use crate::flags::{Arithmetic, Existing, RunOutput};
+use crate::flags::{Existing, RunOutput};
 use crate::label_output::{LabelFormat, Target};
 use crate::model;
 use crate::outcome::{Outcome, Usage};
@@ -20,7 +21,6 @@ use clap::ValueEnum;
 use companion::Companion;
 use medseg::io::batch::Job;
 use medseg::io::picture;
-use medseg::nn::Compute;
 use medseg::nnunet::model::{Fold, Model, ModelOptions};
 use medseg::nnunet::predict::{Accumulate, PredictOptions, Predictor};
 use serde_json::{Map, Value, json};
@@ -128,9 +128,6 @@ pub struct Args {
     /// Write volume (mL), mean HU and border contact of every label to this JSON file
     #[arg(long, value_name = "FILE")]
     statistics: Option<PathBuf>,
-    /// Where the network runs
-    #[arg(long, value_enum, default_value_t = DeviceFlag::Cpu)]
-    device: DeviceFlag,
     #[command(flatten)]
     arithmetic: Arithmetic,
     /// Say which case goes where and what memory it needs, and stop
@@ -155,15 +152,8 @@ enum AccumulateFlag {
     Float,
 }
 
-/// `--device`.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum DeviceFlag {
-    /// The processor
-    Cpu,
-}
-
 impl Args {
-    fn predict_options(&self, compute: Compute, limit_bytes: u64) -> PredictOptions {
+    fn predict_options(&self, choice: &Choice, limit_bytes: u64) -> PredictOptions {
         PredictOptions {
             step: self.step,
             mirroring: !self.no_mirroring,
@@ -171,7 +161,8 @@ impl Args {
                 AccumulateFlag::Half => Accumulate::Half,
                 AccumulateFlag::Float => Accumulate::Float,
             },
-            compute,
+            compute: choice.compute,
+            gpu: choice.gpu.clone(),
             probabilities: self.probabilities,
             uncertainty: self.uncertainty,
             skip_air: self.skip_air,
@@ -221,7 +212,7 @@ impl Args {
     }
 
     /// What decides the result, for the run report.
-    fn settings(&self, compute: Compute) -> Map<String, Value> {
+    fn settings(&self, choice: &Choice) -> Map<String, Value> {
         let settings = json!({
             "step": self.step,
             "mirroring": !self.no_mirroring,
@@ -230,9 +221,10 @@ impl Args {
                 AccumulateFlag::Half => "f16",
                 AccumulateFlag::Float => "f32",
             },
-            "device": format!("{:?}", self.device).to_lowercase(),
-            "precision": compute.precision.name(),
-            "isa": compute.isa.name(),
+            "device": choice.device(),
+            "versions": choice.gpu.as_ref().map(|on| on.gpu.versions()),
+            "precision": choice.precision(),
+            "isa": choice.compute.isa.name(),
         });
         match settings {
             Value::Object(settings) => settings,
@@ -247,18 +239,18 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
     if inputs.is_empty() {
         return Err(Usage("no input: name an image, a folder or - with --input".to_owned()).into());
     }
-    let compute = args.arithmetic.compute()?;
+    let choice = args.arithmetic.choose(cx)?;
     if let Some(name) = &args.task {
-        return task::run(name, &inputs, args, compute, cx);
+        return task::run(name, &inputs, args, &choice, cx);
     }
     let model = load_model(args, cx)?;
     let channels = model.dataset.channel_names.len();
     let plan = plan::Plan::new(&inputs, args, channels, args.files(&model))?;
     let predictor = Predictor::new(
         &model,
-        args.predict_options(compute, cx.limits.memory_bytes),
+        args.predict_options(&choice, cx.limits.memory_bytes),
     )?;
-    let first_stage = cascade::FirstStage::find(args, compute, &predictor, cx)?;
+    let first_stage = cascade::FirstStage::find(args, &choice, &predictor, cx)?;
     let postprocessing = model::postprocessing(args.postprocessing.as_deref())?;
     if args.dry_run {
         plan.print(String::new(), cx, |grid| {
@@ -268,7 +260,7 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
     }
     let mut report = cx.run_report();
     report.model = Some(serde_json::to_value(model.describe())?);
-    report.settings = args.settings(compute);
+    report.settings = args.settings(&choice);
     cases::run(args, &plan, report, cx, |job, state| {
         let case = case::Case {
             job,

@@ -1,8 +1,10 @@
 //! `medseg info`: what a volume, model folder or model file holds.
 //!
 //! Everything is parsed whole, so that a broken file is refused here and not at 3 a.m. in a batch; `--header` stops
-//! after the header of a volume, which is instant for files of any size. `--tasks` lists what `infer --task` can do.
+//! after the header of a volume, which is instant for files of any size. `--tasks` lists what `infer --task` can do,
+//! `--devices` what its networks can run on.
 
+mod devices;
 mod task_list;
 
 use crate::context::{Context, print_json, print_text};
@@ -25,6 +27,7 @@ Examples:
   medseg info --header --json ct.nii.gz
   medseg info --tasks
   medseg info --tasks totalseg:fast --json
+  medseg info --devices
   medseg info nnUNetTrainer__nnUNetPlans__3d_fullres
   medseg phantom --size 64,64,40 -o - | medseg info -")]
 pub struct Args {
@@ -37,7 +40,7 @@ pub struct Args {
         long,
         value_name = "PATH",
         conflicts_with = "path",
-        required_unless_present_any = ["path", "tasks"]
+        required_unless_present_any = ["path", "tasks", "devices"]
     )]
     input: Option<PathBuf>,
     /// Print one JSON document
@@ -46,6 +49,9 @@ pub struct Args {
     /// List the tasks of `infer --task`, or show the one that PATH names
     #[arg(long)]
     tasks: bool,
+    /// List what networks can run on: the processor, and GPUs with their memory or why they cannot be used
+    #[arg(long, conflicts_with_all = ["path", "input", "tasks", "header"])]
+    devices: bool,
     /// Folder that holds the models of tasks; ~/.totalsegmentator is searched after it
     #[arg(
         long,
@@ -67,6 +73,9 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
     let path = args.path.as_deref().or(args.input.as_deref());
     if args.tasks {
         return task_list::run(path, args.model_dir.as_deref(), args.json);
+    }
+    if args.devices {
+        return devices::run(args.json, cx);
     }
     let path = path.unwrap_or(Path::new("-"));
     let description = describe_path(path, args.header, cx)?;

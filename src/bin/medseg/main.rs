@@ -1,5 +1,6 @@
 //! The `medseg` command line: parse, set up threads, dispatch, map errors to exit codes.
 
+mod arithmetic;
 mod bench;
 mod bridges;
 mod cases;

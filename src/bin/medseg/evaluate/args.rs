@@ -3,7 +3,8 @@
 use super::items::{Items, Source};
 use super::scoring::Mappings;
 use super::segmenter::Segmenter;
-use crate::flags::{Arithmetic, Existing, Report};
+use crate::arithmetic::Arithmetic;
+use crate::flags::{Existing, Report};
 use crate::outcome::Usage;
 use medseg::evaluate::align::GRID_TOLERANCE_MM;
 use medseg::evaluate::case::Options;

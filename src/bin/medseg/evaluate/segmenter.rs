@@ -28,13 +28,14 @@ impl Segmenter {
         let Some(folder) = &args.model else {
             return Ok(None);
         };
-        let compute = args.arithmetic.compute()?;
+        let choice = args.arithmetic.choose(cx)?;
         let model = model::load(folder, &ModelOptions::default())?;
         let options = PredictOptions {
             step: 0.5,
             mirroring: !args.no_mirroring,
             accumulate: Accumulate::Half,
-            compute,
+            compute: choice.compute,
+            gpu: choice.gpu.clone(),
             probabilities: false,
             uncertainty: false,
             skip_air: false,
@@ -51,7 +52,7 @@ impl Segmenter {
             name: shown(folder),
             folds: model.folds().map(|fold| fold.to_string()).collect(),
             mirroring: !args.no_mirroring,
-            precision: compute.precision.name().to_owned(),
+            precision: choice.precision().to_owned(),
         };
         Ok(Some(Self {
             predictor,
@@ -101,6 +102,7 @@ impl Segmenter {
         let header = first.ok_or_else(|| anyhow::anyhow!("a case without images"))?;
         let progress = cx.progress(case);
         let prediction = self.predictor.predict(&channels, None, &progress)?;
+        cx.warn_of_gpu(prediction.gpu_problem.as_deref());
         Ok(Segmented {
             map: prediction.label_map,
             header,

@@ -1,13 +1,13 @@
 //! Where the second stage of a cascade gets the first stage's label map from.
 
 use super::Args;
+use crate::arithmetic::Choice;
 use crate::context::Context;
 use crate::model;
 use crate::outcome::Usage;
 use anyhow::Context as _;
 use medseg::io::batch::case_name;
 use medseg::io::{display_name, nifti};
-use medseg::nn::Compute;
 use medseg::nnunet::model::{Model, ModelOptions};
 use medseg::nnunet::predict::{CasePlan, Predictor};
 use medseg::progress::Progress;
@@ -37,7 +37,7 @@ impl FirstStage {
     /// `--previous` for a model that is no cascade; a first stage that is not there or cannot be loaded.
     pub fn find(
         args: &Args,
-        compute: Compute,
+        choice: &Choice,
         predictor: &Predictor,
         cx: &Context,
     ) -> anyhow::Result<Self> {
@@ -66,7 +66,7 @@ impl FirstStage {
         };
         let model: Model = model::load(&folder, &options)?;
         cx.detail(&format!("first stage: {}", display_name(&folder)));
-        let mut options = args.predict_options(compute, cx.limits.memory_bytes);
+        let mut options = args.predict_options(choice, cx.limits.memory_bytes);
         (options.probabilities, options.uncertainty) = (false, false);
         let first = Predictor::new(&model, options)?;
         anyhow::ensure!(
@@ -92,7 +92,9 @@ impl FirstStage {
             Self::None => return Ok(None),
             Self::Model(first) => {
                 let prediction = first.predict(channels, None, progress);
-                return Ok(Some(prediction.context("first stage")?.label_map));
+                let prediction = prediction.context("first stage")?;
+                cx.warn_of_gpu(prediction.gpu_problem.as_deref());
+                return Ok(Some(prediction.label_map));
             }
             Self::File(path) => path.clone(),
             Self::Folder(folder) => find_label_map(folder, id)?,

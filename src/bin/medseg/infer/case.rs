@@ -57,6 +57,7 @@ impl Case<'_> {
             .with_context(|| shown_inputs(self.job))?;
         drop(progress);
         clock.phase("predict");
+        self.cx.warn_of_gpu(prediction.gpu_problem.as_deref());
         if self.args.skip_air {
             let skipped = prediction.skipped_tiles;
             self.cx.say(&format!(

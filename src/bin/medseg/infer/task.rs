@@ -4,6 +4,7 @@ use super::Args;
 use super::cases::{self, State, channel_name, check_positions, checksums};
 use super::plan::{Files, Plan, shown_inputs, shown_output};
 use super::shelf::Shelf;
+use crate::arithmetic::Choice;
 use crate::cases::Clock;
 use crate::context::Context;
 use crate::label_output::Target;
@@ -14,7 +15,6 @@ use anyhow::Context as _;
 use medseg::io::batch::Job;
 use medseg::io::display_name;
 use medseg::io::nifti::Header;
-use medseg::nn::Compute;
 use medseg::nnunet::statistics::label_statistics;
 use medseg::progress::Progress;
 use medseg::provenance::{CaseRecord, Status};
@@ -34,7 +34,7 @@ pub fn run(
     name: &str,
     inputs: &[PathBuf],
     args: &Args,
-    compute: Compute,
+    choice: &Choice,
     cx: &Context,
 ) -> anyhow::Result<Outcome> {
     let Named { task, base } = task::find(name)?;
@@ -49,7 +49,7 @@ pub fn run(
     };
     let plan = Plan::new(&inputs, args, task.channels.len(), files)?;
     let store = Store::new(args.model_dir.as_deref(), &base);
-    let options = args.predict_options(compute, cx.limits.memory_bytes);
+    let options = args.predict_options(choice, cx.limits.memory_bytes);
     let mut shelf = Shelf::new(&task, &store, &args.checkpoint, options, plan.to_run() > 1)?;
     for line in shelf.list() {
         cx.detail(&format!("model {line}"));
@@ -59,7 +59,7 @@ pub fn run(
     }
     let mut report = cx.run_report();
     report.model = Some(json!({"task": task.name, "models": shelf.describe()?}));
-    report.settings = args.settings(compute);
+    report.settings = args.settings(choice);
     report.settings.insert("task".to_owned(), Value::from(name));
     cases::run(args, &plan, report, cx, |job, state| {
         let mut case = Case {

@@ -1,0 +1,56 @@
+//! `bench model` on a GPU.
+
+use super::{Run, median, milliseconds, noise};
+use medseg::nn::weights::Weights;
+use medseg::nn::{Network, cuda};
+use medseg::nnunet::model::Model;
+use medseg::nnunet::predict::OnGpu;
+use std::time::Instant;
+
+/// Builds the network on the GPU and times passes over a patch of reproducible noise; and the multiply-adds of one.
+pub fn measure(
+    model: &Model,
+    weights: &Weights,
+    on: &OnGpu,
+    patch: [usize; 3],
+    repeats: u16,
+) -> anyhow::Result<(Run, u64)> {
+    let host = Network::new(&model.network, weights)?;
+    let plan = host.plan(patch)?;
+    let multiply_adds: u64 = host
+        .layers(&plan)
+        .iter()
+        .map(|layer| layer.multiply_adds)
+        .sum();
+    let started = Instant::now();
+    let network = cuda::Network::checked(&on.gpu, &host, weights, on.arithmetic, patch)?;
+    let packing_ms = milliseconds(started);
+    let voxels: usize = patch.iter().product();
+    let input = noise(host.in_channels() * voxels);
+    let mut logits = vec![0.0; host.out_channels() * voxels];
+    let mut executor = network.executor(patch);
+    let mut passes = Vec::new();
+    for pass in 0..=repeats {
+        let started = Instant::now();
+        executor.run(&input, &[[false; 3]], &mut logits)?;
+        if pass > 0 {
+            passes.push(milliseconds(started));
+        }
+    }
+    let median_ms = median(&mut passes);
+    let run = Run {
+        device: on.gpu.label(),
+        isa: None,
+        precision: on.arithmetic.name(),
+        median_ms,
+        fastest_ms: passes.first().copied().unwrap_or(median_ms),
+        giga_multiply_adds_per_s: multiply_adds as f64 / median_ms / 1e6,
+        packing_ms,
+        weight_bytes: network.weight_bytes(),
+        activation_bytes: executor.bytes(),
+        scratch_bytes_per_thread: 0,
+        levels: Vec::new(),
+        layers: Vec::new(),
+    };
+    Ok((run, multiply_adds))
+}

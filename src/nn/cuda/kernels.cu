@@ -1,0 +1,279 @@
+// What runs on a GPU besides cuDNN's convolutions: flipping the patch in, statistics and instance norm,
+// averages, the head and its mirrored sums.
+//
+// make_ptx.sh compiles this file to kernels.ptx, which is part of the program; the driver turns that text into code
+// for the GPU it finds. tests/cuda/simulator.cpp compiles the same lines as plain C++ and runs them thread by thread,
+// which is why there are no shared memory, no barriers and no atomics: sums are made in several launches instead,
+// in an order that depends on shapes alone.
+//
+// Activations are packed, [item][channel][voxel] or, with `last`, [item][voxel][channel]. Voxels count z, y, x with x
+// fastest. An index never exceeds 31 bits; the caller sees to that.
+
+#ifdef __CUDACC__
+#include <cuda_fp16.h>
+#endif
+
+// 16-bit float with the exponent of 32-bit ones, as bits.
+struct Brain {
+    unsigned short bits;
+};
+
+__device__ inline float widen(float value) { return value; }
+__device__ inline float widen(__half value) { return __half2float(value); }
+__device__ inline float widen(Brain value) { return __uint_as_float((unsigned)value.bits << 16); }
+
+template <typename T> __device__ inline T narrow(float value);
+template <> __device__ inline float narrow<float>(float value) { return value; }
+template <> __device__ inline __half narrow<__half>(float value) { return __float2half_rn(value); }
+template <> __device__ inline Brain narrow<Brain>(float value) {
+    // To the nearest, ties to even; NaN stays NaN.
+    unsigned bits = __float_as_uint(value);
+    unsigned rounded = bits + 0x7fffu + (bits >> 16 & 1u);
+    unsigned kept = value != value ? bits | 0x00400000u : rounded;
+    Brain result = {(unsigned short)(kept >> 16)};
+    return result;
+}
+
+__device__ inline bool is_finite(float value) { return value - value == 0.0f; }
+
+// First index of a thread, and from one of its indices to the next.
+#define FIRST (blockIdx.x * blockDim.x + threadIdx.x)
+#define STEP (gridDim.x * blockDim.x)
+
+// Where in a packed tensor something is.
+struct Place {
+    unsigned item, channel, voxel;
+};
+
+__device__ inline Place place_of(unsigned index, unsigned channels, unsigned voxels, int last) {
+    Place place;
+    if (last) {
+        place.channel = index % channels;
+        index /= channels;
+        place.voxel = index % voxels;
+        place.item = index / voxels;
+    } else {
+        place.voxel = index % voxels;
+        index /= voxels;
+        place.channel = index % channels;
+        place.item = index / channels;
+    }
+    return place;
+}
+
+__device__ inline unsigned index_of(Place place, unsigned channels, unsigned voxels, int last) {
+    return last ? (place.item * voxels + place.voxel) * channels + place.channel
+                : (place.item * channels + place.channel) * voxels + place.voxel;
+}
+
+// The voxel read where axes are read backwards: bit 0 of `flips` is z, bit 1 y, bit 2 x.
+__device__ inline unsigned flipped(unsigned voxel, unsigned flips, unsigned depth, unsigned height, unsigned width) {
+    unsigned x = voxel % width, y = voxel / width % height, z = voxel / width / height;
+    z = flips & 1u ? depth - 1 - z : z;
+    y = flips & 2u ? height - 1 - y : y;
+    x = flips & 4u ? width - 1 - x : x;
+    return (z * height + y) * width + x;
+}
+
+// Copies the patch `image` [channel][voxel] to every item, each with its own flips.
+template <typename T>
+__device__ void gather(const float *image, T *to, const unsigned *flips, unsigned items, unsigned channels,
+                       unsigned depth, unsigned height, unsigned width, int last) {
+    unsigned voxels = depth * height * width;
+    for (unsigned index = FIRST; index < items * channels * voxels; index += STEP) {
+        Place place = place_of(index, channels, voxels, last);
+        unsigned voxel = flipped(place.voxel, flips[place.item], depth, height, width);
+        to[index] = narrow<T>(image[place.channel * voxels + voxel]);
+    }
+}
+
+// Sums and sums of squares of every item's channels over the voxels of a lane: every `lanes`-th.
+// `sums` is [2][item][channel][lane].
+template <typename T>
+__device__ void moments(const T *from, double *sums, unsigned items, unsigned channels, unsigned voxels,
+                        unsigned lanes, int last) {
+    unsigned rows = items * channels;
+    for (unsigned index = FIRST; index < rows * lanes; index += STEP) {
+        // Neighbouring threads read neighbouring numbers.
+        Place lane = place_of(index, channels, lanes, last);
+        double sum = 0.0, squares = 0.0;
+        for (unsigned voxel = lane.voxel; voxel < voxels; voxel += lanes) {
+            Place place = {lane.item, lane.channel, voxel};
+            double value = (double)widen(from[index_of(place, channels, voxels, last)]);
+            sum += value;
+            squares += value * value;
+        }
+        unsigned to = (lane.item * channels + lane.channel) * lanes + lane.voxel;
+        sums[to] = sum;
+        sums[rows * lanes + to] = squares;
+    }
+}
+
+// Applies scale and shift, `table` [2][item][channel], adds `other` where there is one, and bends negative results;
+// in place, and once more into a tensor of `wide` channels from channel `first` on where `copy` is one.
+template <typename T>
+__device__ void normalise(T *values, const float *table, float slope, const T *other, T *copy, unsigned wide,
+                          unsigned first, unsigned items, unsigned channels, unsigned voxels, int last) {
+    unsigned rows = items * channels;
+    for (unsigned index = FIRST; index < rows * voxels; index += STEP) {
+        Place place = place_of(index, channels, voxels, last);
+        unsigned row = place.item * channels + place.channel;
+        float value = fmaf(widen(values[index]), table[row], table[rows + row]);
+        if (other)
+            value += widen(other[index]);
+        T result = narrow<T>(value < 0.0f ? value * slope : value);
+        values[index] = result;
+        if (copy) {
+            place.channel += first;
+            copy[index_of(place, wide, voxels, last)] = result;
+        }
+    }
+}
+
+// Copies a tensor, plus `bias`, into one of `wide` channels from channel `first` on.
+template <typename T>
+__device__ void biased(const T *from, const float *bias, T *to, unsigned wide, unsigned first, unsigned items,
+                       unsigned channels, unsigned voxels, int last) {
+    for (unsigned index = FIRST; index < items * channels * voxels; index += STEP) {
+        Place place = place_of(index, channels, voxels, last);
+        float value = widen(from[index]) + bias[place.channel];
+        place.channel += first;
+        to[index_of(place, wide, voxels, last)] = narrow<T>(value);
+    }
+}
+
+// Averages boxes of fz, fy, fx voxels; depth, height and width are those of the result.
+template <typename T>
+__device__ void average(const T *from, T *to, unsigned items, unsigned channels, unsigned depth, unsigned height,
+                        unsigned width, unsigned fz, unsigned fy, unsigned fx, int last) {
+    unsigned voxels = depth * height * width, box = fz * fy * fx;
+    for (unsigned index = FIRST; index < items * channels * voxels; index += STEP) {
+        Place place = place_of(index, channels, voxels, last);
+        unsigned x = place.voxel % width, y = place.voxel / width % height, z = place.voxel / width / height;
+        float sum = 0.0f;
+        for (unsigned part = 0; part < box; ++part) {
+            unsigned dx = part % fx, dy = part / fx % fy, dz = part / fx / fy;
+            Place source = place;
+            source.voxel = ((z * fz + dz) * height * fy + y * fy + dy) * width * fx + x * fx + dx;
+            sum += widen(from[index_of(source, channels, voxels * box, last)]);
+        }
+        to[index] = narrow<T>(sum / (float)box);
+    }
+}
+
+// Classes whose sums a thread of the head keeps at a time.
+#define HEAD 8
+
+// The 1x1x1 convolution to classes, un-flipped and added up over the items: `logits` [class][voxel] becomes the sum,
+// plus what is there with `add`, divided by `passes`. `broken` becomes 1 where a result is not finite.
+template <typename T>
+__device__ void head(const T *from, const float *weights, const float *bias, float *logits, const unsigned *flips,
+                     int *broken, unsigned items, unsigned channels, unsigned classes, unsigned depth, unsigned height,
+                     unsigned width, int add, float passes, int last) {
+    unsigned voxels = depth * height * width;
+    for (unsigned voxel = FIRST; voxel < voxels; voxel += STEP) {
+        for (unsigned start = 0; start < classes; start += HEAD) {
+            unsigned count = classes - start < HEAD ? classes - start : HEAD;
+            float total[HEAD];
+            for (unsigned k = 0; k < HEAD; ++k)
+                total[k] = add && k < count ? logits[(start + k) * voxels + voxel] : 0.0f;
+            for (unsigned item = 0; item < items; ++item) {
+                Place place = {item, 0, flipped(voxel, flips[item], depth, height, width)};
+                float sum[HEAD];
+                for (unsigned k = 0; k < HEAD; ++k)
+                    sum[k] = 0.0f;
+                for (place.channel = 0; place.channel < channels; ++place.channel) {
+                    float value = widen(from[index_of(place, channels, voxels, last)]);
+                    const float *column = weights + place.channel * classes + start;
+                    for (unsigned k = 0; k < HEAD; ++k)
+                        if (k < count)
+                            sum[k] = fmaf(value, column[k], sum[k]);
+                }
+                for (unsigned k = 0; k < HEAD; ++k)
+                    if (k < count)
+                        total[k] += sum[k] + bias[start + k];
+            }
+            for (unsigned k = 0; k < HEAD; ++k) {
+                if (k < count) {
+                    if (!is_finite(total[k]))
+                        *broken = 1;
+                    logits[(start + k) * voxels + voxel] = total[k] / passes;
+                }
+            }
+        }
+    }
+}
+
+// The sums of 32 neighbours: rows of `length` numbers to rows of a 32nd of it, rounded up.
+extern "C" __global__ void fold(const double *from, double *to, unsigned rows, unsigned length) {
+    unsigned shorter = (length + 31) / 32;
+    for (unsigned index = FIRST; index < rows * shorter; index += STEP) {
+        unsigned row = index / shorter, start = index % shorter * 32;
+        unsigned end = start + 32 < length ? start + 32 : length;
+        double sum = 0.0;
+        for (unsigned number = start; number < end; ++number)
+            sum += from[row * length + number];
+        to[index] = sum;
+    }
+}
+
+// Scale and shift, `table` [2][item][channel], from `sums` [2][item][channel][length] over so many voxels. `broken`
+// becomes 1 where a result is not finite.
+extern "C" __global__ void factors(const double *sums, const float *gamma, const float *beta, float *table,
+                                   int *broken, unsigned items, unsigned channels, unsigned length, unsigned voxels,
+                                   double epsilon) {
+    unsigned rows = items * channels;
+    for (unsigned row = FIRST; row < rows; row += STEP) {
+        double sum = 0.0, squares = 0.0;
+        for (unsigned number = 0; number < length; ++number) {
+            sum += sums[row * length + number];
+            squares += sums[(rows + row) * length + number];
+        }
+        double mean = sum / voxels;
+        double variance = squares / voxels - mean * mean;
+        // NaN must survive to be reported.
+        variance = variance < 0.0 ? 0.0 : variance;
+        double scale = (double)gamma[row % channels] / sqrt(variance + epsilon);
+        table[row] = (float)scale;
+        table[rows + row] = (float)((double)beta[row % channels] - mean * scale);
+        if (!is_finite(table[row]) || !is_finite(table[rows + row]))
+            *broken = 1;
+    }
+}
+
+// Every kernel over activations, for one type of numbers.
+#define KERNELS(NAME, T)                                                                                               \
+    extern "C" __global__ void gather_##NAME(const float *image, T *to, const unsigned *flips, unsigned items,         \
+                                             unsigned channels, unsigned depth, unsigned height, unsigned width,       \
+                                             int last) {                                                               \
+        gather<T>(image, to, flips, items, channels, depth, height, width, last);                                      \
+    }                                                                                                                  \
+    extern "C" __global__ void moments_##NAME(const T *from, double *sums, unsigned items, unsigned channels,          \
+                                              unsigned voxels, unsigned lanes, int last) {                             \
+        moments<T>(from, sums, items, channels, voxels, lanes, last);                                                  \
+    }                                                                                                                  \
+    extern "C" __global__ void normalise_##NAME(T *values, const float *table, float slope, const T *other, T *copy,   \
+                                                unsigned wide, unsigned first, unsigned items, unsigned channels,      \
+                                                unsigned voxels, int last) {                                           \
+        normalise<T>(values, table, slope, other, copy, wide, first, items, channels, voxels, last);                   \
+    }                                                                                                                  \
+    extern "C" __global__ void biased_##NAME(const T *from, const float *bias, T *to, unsigned wide, unsigned first,   \
+                                             unsigned items, unsigned channels, unsigned voxels, int last) {           \
+        biased<T>(from, bias, to, wide, first, items, channels, voxels, last);                                         \
+    }                                                                                                                  \
+    extern "C" __global__ void average_##NAME(const T *from, T *to, unsigned items, unsigned channels, unsigned depth, \
+                                              unsigned height, unsigned width, unsigned fz, unsigned fy, unsigned fx,  \
+                                              int last) {                                                              \
+        average<T>(from, to, items, channels, depth, height, width, fz, fy, fx, last);                                 \
+    }                                                                                                                  \
+    extern "C" __global__ void head_##NAME(const T *from, const float *weights, const float *bias, float *logits,      \
+                                           const unsigned *flips, int *broken, unsigned items, unsigned channels,      \
+                                           unsigned classes, unsigned depth, unsigned height, unsigned width, int add, \
+                                           float passes, int last) {                                                   \
+        head<T>(from, weights, bias, logits, flips, broken, items, channels, classes, depth, height, width, add,       \
+                passes, last);                                                                                         \
+    }
+
+KERNELS(f32, float)
+KERNELS(f16, __half)
+KERNELS(bf16, Brain)
