@@ -73,7 +73,7 @@ fn phantoms_fat_is_found_in_its_compartments() {
         assert!(perirenal > 0.8, "seed {seed}: perirenal {perirenal}");
         assert!(visceral > 0.85, "seed {seed}: visceral {visceral}");
         assert!(
-            subcutaneous > 0.85,
+            subcutaneous > 0.95,
             "seed {seed}: subcutaneous {subcutaneous}"
         );
         assert_eq!(found.kidneys.len(), 2);
@@ -109,6 +109,37 @@ fn flips_of_the_axes_change_nothing() {
     let fat = plain.fat.iter().filter(|&&kind| kind > 0).count();
     assert!(differing * 200 < fat, "{differing} of {fat} voxels differ");
     assert_eq!(plain.kidneys[0].side, other.kidneys[0].side);
+}
+
+#[test]
+fn skin_that_shares_voxels_with_air_is_no_fat() {
+    let mut case = phantom(1);
+    let bare = found(&case, &options()).unwrap().subcutaneous.unwrap();
+    // The outermost voxels of the body are skin and air now, as bright as thin fat.
+    let air = case.image.mapv(|hu| hu < -300.0);
+    let (depth, height, width) = air.dim();
+    let mut skin = Vec::new();
+    for ((z, y, x), &is_air) in air.indexed_iter() {
+        let near = [
+            [z, y, (x + 1).min(width - 1)],
+            [z, y, x.saturating_sub(1)],
+            [z, (y + 1).min(height - 1), x],
+            [z, y.saturating_sub(1), x],
+            [(z + 1).min(depth - 1), y, x],
+            [z.saturating_sub(1), y, x],
+        ];
+        if !is_air && case.map[[z, y, x]] == 0 && near.iter().any(|&at| air[at]) {
+            skin.push([z, y, x]);
+        }
+    }
+    for &at in &skin {
+        case.image[at] = -60.0;
+    }
+    let with_skin = found(&case, &options()).unwrap();
+    for &at in &skin {
+        assert_ne!(with_skin.fat[at], FatKind::Subcutaneous as u8, "{at:?}");
+    }
+    assert!(with_skin.subcutaneous.unwrap().voxels < bare.voxels);
 }
 
 #[test]

@@ -17,7 +17,7 @@ use crate::geometry::distance::distance_to;
 use crate::geometry::orientation::Turn;
 use crate::topology::components::TooManyRuns;
 use crate::topology::{Connectivity, label_components, largest_component};
-use ndarray::{Array3, ArrayView3, Axis, s};
+use ndarray::{Array3, ArrayView1, ArrayView3, Axis, s};
 use rayon::prelude::*;
 
 const CELL_MM: f64 = 3.0;
@@ -110,26 +110,38 @@ fn average(image: ArrayView3<'_, f32>, factor: [usize; 3]) -> Array3<f32> {
         .into_par_iter()
         .enumerate()
         .for_each(|(z, mut plane)| {
-            let mut sums = vec![(0.0_f32, 0.0_f32); cells[2]];
+            let depth = z * factor[0]..((z + 1) * factor[0]).min(shape[0]);
+            let mut sums = vec![0.0_f32; cells[2]];
             for (y, mut row) in plane.outer_iter_mut().enumerate() {
-                sums.fill((0.0, 0.0));
-                for sz in z * factor[0]..((z + 1) * factor[0]).min(shape[0]) {
-                    for sy in y * factor[1]..((y + 1) * factor[1]).min(shape[1]) {
-                        let source = image.slice(s![sz, sy, ..]);
-                        for (x, &hu) in source.iter().enumerate() {
-                            if let Some((sum, count)) = sums.get_mut(x / factor[2]) {
-                                *sum += if hu.is_finite() { hu } else { -1000.0 };
-                                *count += 1.0;
-                            }
-                        }
+                let height = y * factor[1]..((y + 1) * factor[1]).min(shape[1]);
+                let lines = depth.len() * height.len();
+                sums.fill(0.0);
+                for sz in depth.clone() {
+                    for sy in height.clone() {
+                        add_blocks(image.slice(s![sz, sy, ..]), factor[2], &mut sums);
                     }
                 }
-                for (value, (sum, count)) in row.iter_mut().zip(&sums) {
-                    *value = sum / count.max(1.0);
+                for (x, (value, sum)) in row.iter_mut().zip(&sums).enumerate() {
+                    let width = factor[2].min(shape[2] - x * factor[2]);
+                    *value = sum / (lines * width) as f32;
                 }
             }
         });
     averaged
+}
+
+/// Adds every `width` values of a row to one sum.
+fn add_blocks(row: ArrayView1<'_, f32>, width: usize, sums: &mut [f32]) {
+    let finite = |hu: f32| if hu.is_finite() { hu } else { -1000.0 };
+    if let Some(row) = row.as_slice() {
+        for (sum, block) in sums.iter_mut().zip(row.chunks(width)) {
+            *sum = block.iter().fold(*sum, |sum, &hu| sum + finite(hu));
+        }
+    } else {
+        for (x, &hu) in row.iter().enumerate() {
+            sums[x / width] += finite(hu);
+        }
+    }
 }
 
 /// The largest piece above air after an opening.
@@ -211,4 +223,24 @@ fn filled(mut mask: Array3<bool>) -> Result<Array3<bool>, TooManyRuns> {
     });
     mask.zip_mut_with(&holes, |inside, &hole| *inside |= hole);
     Ok(mask)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells_are_means_of_their_voxels_whatever_the_axes() {
+        let hu = |(z, y, x): (usize, usize, usize)| (100 * z + 10 * y + x) as f32;
+        let mut image = Array3::from_shape_fn([3, 4, 5], hu);
+        image[[2, 3, 4]] = f32::NAN;
+        let found = average(image.view(), [2, 2, 2]);
+        assert_eq!(found.dim(), (2, 2, 3));
+        assert_eq!(found[[0, 0, 0]], 55.5);
+        assert_eq!(found[[0, 1, 2]], 79.0);
+        assert_eq!(found[[1, 1, 2]], (224.0 - 1000.0) / 2.0);
+        // The same through a view whose rows are not contiguous.
+        let turned = image.view().reversed_axes();
+        assert_eq!(average(turned, [2, 2, 2]), found.reversed_axes());
+    }
 }

@@ -14,8 +14,15 @@ pub struct Amount {
     pub mean_hu: Option<f64>,
 }
 
+/// Voxels and sum of their HU: visceral, subcutaneous.
+type Sums = [(u64, f64); 2];
+/// A voxel in the window beside air or gas: its place in the slice, and its HU.
+type Rim = ([usize; 2], f64);
+
 /// Marks visceral and subcutaneous fat where `fat` is 0 and the map is background. Voxels that touch air
-/// or gas by a face are partial volume, not fat. Returns the amounts of both.
+/// or gas by a face are partial volume: of skin or bowel wall where they are brighter than fat, and no fat. Where
+/// those below the skin are darker than fat on average no skin is seen, only fat and air share them, and they
+/// count. Returns the amounts of both.
 pub(super) fn mark(
     input: &Input<'_>,
     image: ArrayView3<'_, f32>,
@@ -25,11 +32,12 @@ pub(super) fn mark(
 ) -> [Amount; 2] {
     let shape = input.grid.shape;
     let slices: Vec<_> = fat.axis_iter_mut(Axis(0)).collect();
-    let sums: Vec<[(u64, f64); 2]> = slices
+    let found: Vec<(Sums, Vec<Rim>)> = slices
         .into_par_iter()
         .enumerate()
         .map(|(z, mut slice)| {
             let mut sums = [(0, 0.0); 2];
+            let mut rim = Vec::new();
             for ((y, x), value) in slice.indexed_iter_mut() {
                 let at = [z, y, x];
                 let hu = f64::from(image[at]);
@@ -42,6 +50,9 @@ pub(super) fn mark(
                     Place::BelowSkin => FatKind::Subcutaneous,
                 };
                 if touches_air(image, at, shape) {
+                    if kind == FatKind::Subcutaneous {
+                        rim.push(([y, x], hu));
+                    }
                     continue;
                 }
                 *value = kind as u8;
@@ -49,16 +60,30 @@ pub(super) fn mark(
                 *voxels += 1;
                 *sum += hu;
             }
-            sums
+            (sums, rim)
         })
         .collect();
     // Added in the order of the slices: the same for any number of threads.
     let mut total = [(0_u64, 0.0_f64); 2];
-    for slice in sums {
-        for (total, part) in total.iter_mut().zip(slice) {
+    let mut beside_air = (0_u64, 0.0_f64);
+    for (sums, rim) in &found {
+        for (total, part) in total.iter_mut().zip(sums) {
             total.0 += part.0;
             total.1 += part.1;
         }
+        beside_air.0 += rim.len() as u64;
+        beside_air.1 += rim.iter().map(|(_, hu)| hu).sum::<f64>();
+    }
+    let mean = |(voxels, sum): (u64, f64)| sum / voxels as f64;
+    // No voxel at all makes the mean NaN, and the comparison false.
+    if mean(beside_air) < mean(total[1]) {
+        for (z, (_, rim)) in found.iter().enumerate() {
+            for ([y, x], _) in rim {
+                fat[[z, *y, *x]] = FatKind::Subcutaneous as u8;
+            }
+        }
+        total[1].0 += beside_air.0;
+        total[1].1 += beside_air.1;
     }
     total.map(|(voxels, sum)| Amount {
         voxels,

@@ -230,19 +230,18 @@ impl Kidney {
     /// The hull is the intersection of the half spaces that touch the kidney in the same directions.
     /// Only the ends of rows along x are looked at: the hull's corners are among them.
     pub(super) fn hull_mm(&self, affine: &Affine, sphere: &Sphere) -> Vec<f64> {
-        let mut ends = Vec::new();
+        let mut ends: Vec<[f64; 3]> = Vec::new();
         for (z, slice) in self.body.outer_iter().enumerate() {
+            let mut rows = Vec::new();
             for (y, row) in slice.outer_iter().enumerate() {
-                let Some(first) = row.iter().position(|&inside| inside) else {
-                    continue;
-                };
-                let last = row.iter().rposition(|&inside| inside).unwrap_or(first);
-                for x in [first, last] {
-                    let at = self.world_mm(affine, [z, y, x]);
-                    ends.push(std::array::from_fn::<f64, 3, _>(|axis| {
-                        at[axis] - self.centre_mm[axis]
-                    }));
+                if let Some(first) = row.iter().position(|&inside| inside) {
+                    let last = row.iter().rposition(|&inside| inside).unwrap_or(first);
+                    rows.push([y as i64, first as i64, last as i64]);
                 }
+            }
+            for [y, x] in outline(&rows) {
+                let at = self.world_mm(affine, [z, y as usize, x as usize]);
+                ends.push(std::array::from_fn(|axis| at[axis] - self.centre_mm[axis]));
             }
         }
         let dot = |a: &[f64; 3], b: &[f64; 3]| a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
@@ -256,12 +255,60 @@ impl Kidney {
         (sphere.directions.par_iter())
             .map(|direction| {
                 // Planes almost along the direction say nothing about it and would divide by zero.
-                (sphere.directions.iter().zip(&heights))
-                    .map(|(normal, height)| (dot(direction, normal), height))
-                    .filter(|&(cosine, _)| cosine > 0.05)
-                    .map(|(cosine, height)| height / cosine)
-                    .fold(f64::INFINITY, f64::min)
+                let mut nearest = f64::INFINITY;
+                for (normal, height) in sphere.directions.iter().zip(&heights) {
+                    let cosine = dot(direction, normal);
+                    if cosine > 0.05 && *height < nearest * cosine {
+                        nearest = height / cosine;
+                    }
+                }
+                nearest
             })
             .collect()
+    }
+}
+
+/// The corners `[y, x]` of the convex outline of a slice's rows, `[y, first x, last x]` in the order of y: where
+/// the chain of first and that of last voxels turns outwards (Andrew's monotone chain).
+fn outline(rows: &[[i64; 3]]) -> Vec<[i64; 2]> {
+    let mut corners = Vec::new();
+    for (end, sign) in [(1, 1), (2, -1)] {
+        let mut chain: Vec<[i64; 2]> = Vec::new();
+        for row in rows {
+            let next = [row[0], row[end]];
+            while let [.., a, b] = chain[..] {
+                let turn = (b[0] - a[0]) * (next[1] - b[1]) - (b[1] - a[1]) * (next[0] - b[0]);
+                // The first voxels bulge to small x, the last ones to large x.
+                if sign * turn > 0 {
+                    break;
+                }
+                chain.pop();
+            }
+            chain.push(next);
+        }
+        corners.extend(chain);
+    }
+    corners
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outline_keeps_the_corners_and_drops_dents_and_straight_parts() {
+        let rows = [
+            [0, 2, 4],
+            [1, 3, 5],
+            [2, 2, 6],
+            [3, 0, 6],
+            [4, 1, 6],
+            [6, 2, 4],
+        ];
+        let found = outline(&rows);
+        let expected = [[0, 2], [3, 0], [6, 2], [0, 4], [2, 6], [4, 6], [6, 4]];
+        assert_eq!(found, expected);
+        assert_eq!(outline(&[[5, 1, 1]]), [[5, 1], [5, 1]]);
+        assert!(outline(&[]).is_empty());
     }
 }

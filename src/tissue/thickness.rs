@@ -11,6 +11,8 @@ use super::sphere::Sphere;
 use super::{FatWindow, Input};
 use crate::geometry::points::PointSampler;
 use crate::volume::Affine;
+use ndarray::s;
+use rayon::prelude::*;
 
 const STEP_MM: f64 = 0.5;
 /// A vein this near to the kidney's hull is the renal vein.
@@ -44,20 +46,32 @@ pub(super) fn level(
     sphere: &Sphere,
     veins: &[u16],
 ) -> (f64, bool) {
-    let (mut sum, mut count) = (0.0, 0_u32);
-    for ((z, y, x), _) in kidney.body.indexed_iter() {
-        let start = kidney.bounds.start;
-        if !veins.contains(&input.map[[z + start[0], y + start[1], x + start[2]]]) {
-            continue;
-        }
-        let place = kidney.world_mm(&input.grid.affine, [z, y, x]);
-        let away = std::array::from_fn(|axis| place[axis] - kidney.centre_mm[axis]);
-        let length = away.iter().map(|part| part * part).sum::<f64>().sqrt();
-        if length == 0.0 || length <= sphere.value(hull_mm, away) + VEIN_MM {
-            sum += place[2];
-            count += 1;
-        }
-    }
+    let [z0, y0, x0] = kidney.bounds.start;
+    let [depth, height, width] = kidney.bounds.shape();
+    let slices: Vec<(f64, u32)> = (0..depth)
+        .into_par_iter()
+        .map(|z| {
+            let (mut sum, mut count) = (0.0, 0_u32);
+            let slice = input.map.slice(s![z + z0, y0..y0 + height, x0..x0 + width]);
+            for ((y, x), &label) in slice.indexed_iter() {
+                if label == 0 || !veins.contains(&label) {
+                    continue;
+                }
+                let place = kidney.world_mm(&input.grid.affine, [z, y, x]);
+                let away = std::array::from_fn(|axis| place[axis] - kidney.centre_mm[axis]);
+                let length = away.iter().map(|part| part * part).sum::<f64>().sqrt();
+                if length == 0.0 || length <= sphere.value(hull_mm, away) + VEIN_MM {
+                    sum += place[2];
+                    count += 1;
+                }
+            }
+            (sum, count)
+        })
+        .collect();
+    // Added in the order of the slices: the same for any number of threads.
+    let (sum, count) = (slices.iter()).fold((0.0, 0), |(sum, count), slice| {
+        (sum + slice.0, count + slice.1)
+    });
     if count == 0 {
         (kidney.centre_mm[2], false)
     } else {
