@@ -186,7 +186,11 @@ fn a_gpu_that_computes_something_else_is_not_believed() {
         );
         assert!(!here.join("wrong.nii").exists());
     }
-    let output = succeed(here, &format!("{arguments} -o auto.nii"), &wrong);
+    let output = succeed(
+        here,
+        &format!("{arguments} -o auto.nii --device auto"),
+        &wrong,
+    );
     let told = text(&output.stderr);
     assert!(told.contains("warning: cuda:0 (Simulated GPU)"), "{told}");
     assert!(told.contains("the processor goes on"), "{told}");
@@ -213,7 +217,11 @@ fn a_gpu_that_fails_while_it_runs_costs_a_case_only_where_it_was_insisted_on() {
         "{told}"
     );
     assert!(!here.join("stop.nii").exists());
-    let output = succeed(here, &format!("{arguments} -o auto.nii"), &fails);
+    let output = succeed(
+        here,
+        &format!("{arguments} -o auto.nii --device auto"),
+        &fails,
+    );
     assert!(
         text(&output.stderr).contains("the processor goes on"),
         "{}",
@@ -286,7 +294,11 @@ fn a_gpu_that_cannot_be_used_is_explained_or_passed_over() {
         assert_eq!(output.status.code(), Some(1));
         assert_eq!(text(&output.stderr).trim_end(), expected);
         if device != "cuda:2" {
-            let output = succeed(here, &format!("{arguments} -o auto.nii --force"), &setting);
+            let output = succeed(
+                here,
+                &format!("{arguments} -o auto.nii --device auto --force"),
+                &setting,
+            );
             assert!(
                 !text(&output.stderr).contains("goes on"),
                 "{}",
@@ -331,7 +343,7 @@ fn missing_and_broken_libraries_are_named() {
         }
         let mut command = medseg(here, &libraries);
         let output = command
-            .args(format!("{arguments} -o auto.nii --force").split_whitespace())
+            .args(format!("{arguments} -o auto.nii --device auto --force").split_whitespace())
             .output()
             .unwrap();
         assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));

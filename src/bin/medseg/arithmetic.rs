@@ -13,9 +13,9 @@ use std::str::FromStr;
 /// What a network computes with.
 #[derive(Args, Debug, Clone)]
 pub struct Arithmetic {
-    /// Where the network runs: auto (a GPU that works, or else the processor), cpu, cuda (the first GPU that
+    /// Where the network runs: cpu, auto (a GPU that works, or else the processor), cuda (the first GPU that
     /// works) or cuda:N
-    #[arg(long, value_name = "DEVICE", default_value_t = Device::Auto, value_parser = Device::from_str)]
+    #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu, value_parser = Device::from_str)]
     pub device: Device,
     /// Arithmetic of the network
     #[arg(long, value_enum, default_value_t = PrecisionFlag::Fp32)]
