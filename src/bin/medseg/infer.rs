@@ -16,6 +16,7 @@ use crate::context::Context;
 use crate::flags::{Existing, RunOutput};
 use crate::label_output::{LabelFormat, Target};
 use crate::model;
+use crate::model_store::ModelFolder;
 use crate::outcome::{Outcome, Usage};
 use clap::ValueEnum;
 use companion::Companion;
@@ -62,14 +63,8 @@ pub struct Args {
         conflicts_with_all = ["model", "folds", "configuration", "previous", "step", "no_mirroring", "postprocessing", "probabilities", "uncertainty"]
     )]
     task: Option<String>,
-    /// Folder that holds the models of tasks; ~/.totalsegmentator is searched after it
-    #[arg(
-        long,
-        value_name = "DIR",
-        env = "MEDSEG_MODELS",
-        hide_env_values = true
-    )]
-    model_dir: Option<PathBuf>,
+    #[command(flatten)]
+    models: ModelFolder,
     /// Labels of the task to find: only the models they need run, in the region where a rough model sees them
     #[arg(long, value_name = "NAMES", value_delimiter = ',', requires = "task")]
     roi_subset: Vec<String>,

@@ -9,6 +9,7 @@ mod task_list;
 
 use crate::context::{Context, print_json, print_text};
 use crate::model;
+use crate::model_store::ModelFolder;
 use crate::outcome::Outcome;
 use medseg::dicom;
 use medseg::geometry::orientation::Orientation;
@@ -52,14 +53,8 @@ pub struct Args {
     /// List what networks can run on: the processor, and GPUs with their memory or why they cannot be used
     #[arg(long, conflicts_with_all = ["path", "input", "tasks", "header"])]
     devices: bool,
-    /// Folder that holds the models of tasks; ~/.totalsegmentator is searched after it
-    #[arg(
-        long,
-        value_name = "DIR",
-        env = "MEDSEG_MODELS",
-        hide_env_values = true
-    )]
-    model_dir: Option<PathBuf>,
+    #[command(flatten)]
+    models: ModelFolder,
     /// Read the header of a volume only; its voxels are not verified
     #[arg(long)]
     header: bool,
@@ -72,7 +67,7 @@ const MOST_LABELS: usize = 256;
 pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
     let path = args.path.as_deref().or(args.input.as_deref());
     if args.tasks {
-        return task_list::run(path, args.model_dir.as_deref(), args.json);
+        return task_list::run(path, args.models.model_dir.as_deref(), args.json);
     }
     if args.devices {
         return devices::run(args.json, cx);

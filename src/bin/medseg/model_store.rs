@@ -9,6 +9,19 @@ use medseg::io::display_name;
 use medseg::tasks::definition::ModelRef;
 use std::path::{Path, PathBuf};
 
+/// Where a user's models lie.
+#[derive(clap::Args)]
+pub struct ModelFolder {
+    /// Folder that holds the models of tasks; ~/.totalsegmentator is searched after it
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "MEDSEG_MODELS",
+        hide_env_values = true
+    )]
+    pub model_dir: Option<PathBuf>,
+}
+
 /// The folders that are searched, in order.
 pub struct Store {
     roots: Vec<PathBuf>,

@@ -48,7 +48,7 @@ pub fn run(
         },
     };
     let plan = Plan::new(&inputs, args, task.channels.len(), files)?;
-    let store = Store::new(args.model_dir.as_deref(), &base);
+    let store = Store::new(args.models.model_dir.as_deref(), &base);
     let options = args.predict_options(choice, cx.limits.memory_bytes);
     let mut shelf = Shelf::new(&task, &store, &args.checkpoint, options, plan.to_run() > 1)?;
     for line in shelf.list() {
