@@ -97,8 +97,18 @@ impl DatasetInfo {
         } else {
             Classes::Exclusive(exclusive(&labels, &foreground, &field("labels"))?)
         };
+        let channel_names = channel_names(&channels)?;
+        // Whole numbers from 0 on: a CT kept so is shifted by something the model folder does not say.
+        let ct = channel_names
+            .iter()
+            .position(|name| name.eq_ignore_ascii_case("ct"));
+        if let (Some(channel), ".png") = (ct, file_ending.as_str()) {
+            return Err(ending.wrong(&format!(
+                "a format that holds Hounsfield units, for channel {channel} is CT"
+            )));
+        }
         Ok(Self {
-            channel_names: channel_names(&channels)?,
+            channel_names,
             classes,
             foreground,
             ignore: labels.ignore,
@@ -371,6 +381,22 @@ mod tests {
             order.contains("regions_class_order: expected 2 label numbers"),
             "{order}"
         );
+    }
+
+    #[test]
+    fn pictures_hold_no_hounsfield_units() {
+        let parse = |channel: &str, ending: &str| {
+            let json = format!(
+                r#"{{"channel_names": {{"0": "{channel}"}}, "labels": {{"background": 0, "a": 1}}, "file_ending": "{ending}"}}"#
+            );
+            DatasetInfo::parse(json.as_bytes(), "dataset.json")
+        };
+        let error = parse("CT", ".png").unwrap_err().to_string();
+        assert!(
+            error.contains("file_ending") && error.contains("Hounsfield"),
+            "{error}"
+        );
+        assert!(parse("R", ".png").is_ok() && parse("CT", ".tif").is_ok());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The postprocessing that cross-validation chose: nnU-Net's `postprocessing.json`.
+//! The postprocessing that cross-validation chose: nnU-Net's `postprocessing.json` or its twin `postprocessing.pkl`.
 //!
 //! The only function nnU-Net 2.8.1 writes there is `remove_all_but_largest_component_from_segmentation`: of the
 //! union of some labels only the largest connected component stays (26 neighbours; of several equally large ones
@@ -9,11 +9,16 @@
 
 use super::model::Error;
 use super::model::json::{self, Field};
+use crate::nn::weights::pickle::{Item, Limits, Pickle};
 use crate::topology::components::{Connectivity, TooManyRuns, label_components};
 use ndarray::{ArrayViewMut3, Zip};
+use serde_json::{Map, Value};
 
 /// The one function there is.
 const FUNCTION: &str = "remove_all_but_largest_component_from_segmentation";
+
+/// The first byte of a pickle of protocol 2 or later.
+const PICKLE: u8 = 0x80;
 
 /// What to do with a label map, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,12 +34,17 @@ struct KeepLargest {
 }
 
 impl Postprocessing {
-    /// Parses a `postprocessing.json`; `file` is its name for messages.
+    /// Parses a `postprocessing.json` or a `postprocessing.pkl`, told apart by their first byte; `file` is the name for
+    /// messages. Nothing in a pickle is executed.
     ///
     /// # Errors
-    /// [`Error`] naming the key: another function, labels that are no label numbers.
+    /// [`Error`] naming the key: another function, labels that are no label numbers; a pickle that is cut or holds
+    /// something else.
     pub fn parse(bytes: &[u8], file: &str) -> Result<Self, Error> {
-        let top = json::parse(bytes, file)?;
+        let top = match bytes.first() {
+            Some(&PICKLE) => unpickled(bytes, file)?,
+            _ => json::parse(bytes, file)?,
+        };
         let functions = Field::of(&top, "", "postprocessing_fns", file);
         let arguments = Field::of(&top, "", "postprocessing_kwargs", file);
         let (names, all) = (functions.list()?, arguments.list()?);
@@ -96,6 +106,50 @@ impl Postprocessing {
     }
 }
 
+/// The keys of `postprocessing.json` with what the pickle holds: a list of functions and one of their arguments.
+fn unpickled(bytes: &[u8], file: &str) -> Result<Map<String, Value>, Error> {
+    let malformed = |problem: String| Error::Malformed {
+        file: file.to_owned(),
+        problem,
+    };
+    let pickle = Pickle::parse(bytes.to_vec(), Limits::for_file(bytes.len() as u64))
+        .map_err(|error| malformed(error.to_string()))?;
+    let [functions, arguments] = pickle
+        .root()
+        .tuple()
+        .ok_or_else(|| malformed("the pickle is no pair of functions and arguments".to_owned()))?;
+    let wrong = |what: &str| malformed(format!("the pickle holds {what}"));
+    Ok(Map::from_iter([
+        (
+            "postprocessing_fns".to_owned(),
+            value(functions).ok_or_else(|| wrong("something else than functions"))?,
+        ),
+        (
+            "postprocessing_kwargs".to_owned(),
+            value(arguments).ok_or_else(|| wrong("arguments of unknown kinds"))?,
+        ),
+    ]))
+}
+
+/// Lists, dictionaries, whole numbers, text, `None`, and imported functions by name; `None` for anything else.
+fn value(item: Item<'_>) -> Option<Value> {
+    if let Some((_, name)) = item.global() {
+        return Some(Value::from(name));
+    }
+    if let Some(elements) = item.elements() {
+        return elements.map(value).collect();
+    }
+    if let Some(entries) = item.entries() {
+        let entries = entries.map(|(key, item)| Some((key.as_str()?.to_owned(), value(item)?)));
+        return entries.collect();
+    }
+    if item.is_none() {
+        return Some(Value::Null);
+    }
+    let text = item.as_str().map(Value::from);
+    text.or_else(|| item.as_i64().map(Value::from))
+}
+
 /// All label numbers in a number or in lists of them.
 fn collect(field: &Field<'_>, labels: &mut Vec<u16>) -> Result<(), Error> {
     if field.is_list() {
@@ -153,6 +207,23 @@ mod tests {
                 .apply(ties.view_mut())
                 .unwrap();
             assert_eq!(ties, map);
+        }
+    }
+
+    /// `pickle.dumps(([f, f], [{'labels_or_regions': [1, (2, 3)]}, {'labels_or_regions': 4, 'background_label': 0}]), 2)`
+    /// with `f` the function of nnU-Net 2.8.1.
+    const PICKLED: &[u8] = include_bytes!("../../testdata/postprocessing/postprocessing.pkl");
+
+    #[test]
+    fn the_pickled_twin_says_the_same() {
+        let pickled = Postprocessing::parse(PICKLED, "postprocessing.pkl").unwrap();
+        let text = r#"[{"labels_or_regions": [1, [2, 3]]}, {"labels_or_regions": 4, "background_label": 0}]"#;
+        assert_eq!(
+            pickled,
+            parse(&format!(r#"["{FUNCTION}", "{FUNCTION}"]"#), text).unwrap()
+        );
+        for end in 0..PICKLED.len() {
+            assert!(Postprocessing::parse(&PICKLED[..end], "cut.pkl").is_err());
         }
     }
 

@@ -110,7 +110,7 @@ pub struct Args {
     /// How overlapping tiles are added up: f16 as nnU-Net does, f32 more exactly
     #[arg(long, value_enum, default_value_t = AccumulateFlag::Half)]
     accumulate: AccumulateFlag,
-    /// nnU-Net's postprocessing.json, applied to the label map: keeps largest components [default: none]
+    /// nnU-Net's postprocessing.json or .pkl, applied to the label map: keeps largest components [default: none]
     #[arg(long, value_name = "FILE")]
     postprocessing: Option<PathBuf>,
     /// Also write <OUTPUT>_probabilities.nii.gz, 32-bit floats, one volume per class

@@ -71,10 +71,6 @@ pub fn read_settings(path: &Path) -> anyhow::Result<Vec<u8>> {
 pub fn postprocessing(path: Option<&Path>) -> anyhow::Result<Option<Postprocessing>> {
     let Some(path) = path else { return Ok(None) };
     let shown = display_name(path);
-    anyhow::ensure!(
-        path.extension().is_none_or(|ending| ending != "pkl"),
-        "{shown}: is pickled; nnU-Net writes the same as postprocessing.json beside it, which is read"
-    );
     Ok(Some(Postprocessing::parse(&read_settings(path)?, &shown)?))
 }
 
