@@ -82,7 +82,7 @@ fn a_gpu_is_taken_where_there_is_one_and_not_spoken_of() {
     let here = here.path();
     let none = [("MEDSEG_SIM_DEVICES", "0")];
     let go = |name: &str, more: &str, settings: &[(&str, &str)]| {
-        let arguments = format!("{arguments} -o {name}.nii {more}");
+        let arguments = format!("{arguments} -o {name}.nii --device auto {more}");
         text(&succeed(here, &arguments, settings).stderr)
     };
     let with = go("gpu", "", &[("MEDSEG_SIM_LOG", "log")]);
@@ -93,6 +93,11 @@ fn a_gpu_is_taken_where_there_is_one_and_not_spoken_of() {
     }
     let read = |name: &str| std::fs::read(here.join(name)).unwrap();
     assert_eq!(read("none.nii"), read("cpu.nii"));
+    // Nobody gets a GPU unasked.
+    let log_file = [("MEDSEG_SIM_LOG", "unasked")];
+    succeed(here, &format!("{arguments} -o unasked.nii"), &log_file);
+    assert!(!here.join("unasked").exists());
+    assert_eq!(read("unasked.nii"), read("cpu.nii"));
     let told = go("v", "-v", &none);
     assert!(
         told.contains("device cpu: the NVIDIA driver finds no GPU"),
@@ -311,9 +316,12 @@ fn a_gpu_that_cannot_be_used_is_explained_or_passed_over() {
         }
     }
     // A precision of GPUs only.
+    let output = run(here, &format!("{arguments} -o x.nii --precision fp16"), &[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("no GPU was asked for"));
     let output = run(
         here,
-        &format!("{arguments} -o x.nii --precision fp16"),
+        &format!("{arguments} -o x.nii --device auto --precision fp16"),
         &[("MEDSEG_SIM_DEVICES", "0")],
     );
     assert_eq!(output.status.code(), Some(2));

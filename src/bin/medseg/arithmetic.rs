@@ -88,7 +88,7 @@ impl Arithmetic {
         };
         let hint = || format!("--device {}", self.device);
         let (gpu, reason) = match self.device {
-            Device::Cpu => (None, "asked for".to_owned()),
+            Device::Cpu => (None, "no GPU was asked for".to_owned()),
             Device::Auto if self.named_isa().is_some() => {
                 (None, "an instruction set was asked for".to_owned())
             }
