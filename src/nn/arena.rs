@@ -98,6 +98,17 @@ pub(crate) enum Stored<S, H> {
     Half(H),
 }
 
+/// Evaluates one expression for whichever kind of numbers is stored.
+macro_rules! with_stored {
+    ($stored:expr, $numbers:pat => $result:expr) => {
+        match $stored {
+            $crate::nn::arena::Stored::Single($numbers) => $result,
+            $crate::nn::arena::Stored::Half($numbers) => $result,
+        }
+    };
+}
+pub(crate) use with_stored;
+
 /// The 16-bit numbers in the memory of 32-bit ones, two in each.
 pub(crate) fn halves<H: TwoBytes>(floats: &[f32]) -> &[H] {
     // SAFETY: by the trait's contract every pattern of two bytes is a number; the floats hold twice as many, at a

@@ -30,9 +30,40 @@ pub fn worst(found: &[f32], expected: &[f32]) -> f32 {
     differences.fold(0f32, worse) / largest
 }
 
+/// Runs every fixture on `gpu` in every arithmetic, twice: the second run finds the first one's leftovers. Both must give
+/// the same logits, within the tolerance of PyTorch's. Returns how far each is from them.
+pub fn check_logits(
+    gpu: &Gpu,
+    tolerances: [(Arithmetic, f32); 4],
+) -> Vec<(&'static str, Arithmetic, f32)> {
+    let mut distances = Vec::new();
+    for name in FIXTURES {
+        let case = load(name);
+        let host = Network::new(&case.spec, &case.weights).unwrap();
+        for (arithmetic, tolerance) in tolerances {
+            let network =
+                cuda::Network::checked(gpu, &host, &case.weights, arithmetic, case.patch).unwrap();
+            let mut executor = network.executor(case.patch);
+            let mut run = || {
+                let mut logits = vec![f32::NAN; case.logits.len()];
+                executor
+                    .run(&case.input, &[[false; 3]], &mut logits)
+                    .unwrap();
+                logits
+            };
+            let (first, second) = (run(), run());
+            assert!(first == second, "{name} {arithmetic:?}: two runs differ");
+            let worst = worst(&second, &case.logits);
+            println!("{name} {}: {worst:.1e}", arithmetic.name());
+            assert!(worst <= tolerance, "{name} {arithmetic:?}: {worst:e}");
+            distances.push((name, arithmetic, worst));
+        }
+    }
+    distances
+}
+
 #[test]
 fn logits_agree_with_pytorch_in_every_arithmetic() {
-    let gpu = gpu();
     // As for the processor; PyTorch's own fp32 differs by up to 2e-6. The others round every layer's numbers.
     let tolerances = [
         (Arithmetic::Fp32, 2e-6),
@@ -40,28 +71,12 @@ fn logits_agree_with_pytorch_in_every_arithmetic() {
         (Arithmetic::Fp16, 5e-3),
         (Arithmetic::Bf16, 4e-2),
     ];
-    for name in FIXTURES {
-        let case = load(name);
-        let host = Network::new(&case.spec, &case.weights).unwrap();
-        for (arithmetic, tolerance) in tolerances {
-            let network =
-                cuda::Network::checked(&gpu, &host, &case.weights, arithmetic, case.patch).unwrap();
-            let mut executor = network.executor(case.patch);
-            let mut logits = vec![f32::NAN; case.logits.len()];
-            // The second run finds the first one's leftovers.
-            for _ in 0..2 {
-                executor
-                    .run(&case.input, &[[false; 3]], &mut logits)
-                    .unwrap();
-                let worst = worst(&logits, &case.logits);
-                println!("{name} {}: {worst:.1e}", arithmetic.name());
-                assert!(worst <= tolerance, "{name} {arithmetic:?}: {worst:e}");
-            }
-            if arithmetic != Arithmetic::Fp32 {
-                // Rounding shows: the arithmetic is not fp32 by mistake.
-                assert!(worst(&logits, &case.logits) > 1e-5, "{name} {arithmetic:?}");
-            }
-        }
+    for (name, arithmetic, worst) in check_logits(&gpu(), tolerances) {
+        // Rounding shows: the arithmetic is not fp32 by mistake.
+        assert!(
+            arithmetic == Arithmetic::Fp32 || worst > 1e-5,
+            "{name} {arithmetic:?}"
+        );
     }
 }
 

@@ -1,10 +1,8 @@
 //! On the GPU of this machine, with its own driver and cuDNN.
 
-use crate::fixture::{FIXTURES, load};
-use crate::networks::worst;
+use crate::networks::check_logits;
 use medseg::io::{Limits, nifti};
-use medseg::nn::Network;
-use medseg::nn::cuda::{self, Arithmetic, Gpu};
+use medseg::nn::cuda::{Arithmetic, Gpu};
 use medseg::volume::LabelTable;
 use std::ffi::{CStr, c_void};
 use std::path::Path;
@@ -25,27 +23,7 @@ fn real_logits_agree_with_pytorch_in_every_arithmetic() {
         (Arithmetic::Fp16, 1e-2),
         (Arithmetic::Bf16, 8e-2),
     ];
-    for name in FIXTURES {
-        let case = load(name);
-        let host = Network::new(&case.spec, &case.weights).unwrap();
-        for (arithmetic, tolerance) in tolerances {
-            let network =
-                cuda::Network::checked(&gpu, &host, &case.weights, arithmetic, case.patch).unwrap();
-            let mut executor = network.executor(case.patch);
-            let mut logits = vec![f32::NAN; case.logits.len()];
-            executor
-                .run(&case.input, &[[false; 3]], &mut logits)
-                .unwrap();
-            let first = logits.clone();
-            executor
-                .run(&case.input, &[[false; 3]], &mut logits)
-                .unwrap();
-            assert!(first == logits, "{name} {arithmetic:?}: two runs differ");
-            let worst = worst(&logits, &case.logits);
-            println!("{name} {}: {worst:.1e}", arithmetic.name());
-            assert!(worst <= tolerance, "{name} {arithmetic:?}: {worst:e}");
-        }
-    }
+    check_logits(&gpu, tolerances);
 }
 
 /// Runs the program with the libraries of this machine.

@@ -2,7 +2,7 @@
 
 use super::{Extent, Job, SharedNumbers, Sink};
 use crate::nn::Isa;
-use crate::nn::arena::Stored;
+use crate::nn::arena::with_stored;
 use crate::nn::graph::{Finish, Value};
 use crate::nn::lanes::{Storing, store_biased, store_sums};
 use crate::nn::pack::Group;
@@ -108,32 +108,16 @@ impl Job<'_> {
             // SAFETY: tasks own disjoint boxes of disjoint channel blocks, with all cells of a row (splits
             // fall between stretches of channels, never between cells).
             unsafe {
-                match data {
-                    Stored::Single(data) => {
-                        store_biased(
-                            isa,
-                            block,
-                            tile,
-                            width,
-                            data.part(start, len),
-                            step,
-                            bias,
-                            storing,
-                        );
-                    }
-                    Stored::Half(data) => {
-                        store_biased(
-                            isa,
-                            block,
-                            tile,
-                            width,
-                            data.part(start, len),
-                            step,
-                            bias,
-                            storing,
-                        );
-                    }
-                }
+                with_stored!(data, data => store_biased(
+                    isa,
+                    block,
+                    tile,
+                    width,
+                    data.part(start, len),
+                    step,
+                    bias,
+                    storing,
+                ));
             }
         }
     }
@@ -203,29 +187,14 @@ pub(super) fn store_raw(
     // SAFETY: tasks own disjoint boxes of disjoint channel blocks, and a task writes one row after the
     // other.
     unsafe {
-        match data {
-            Stored::Single(data) => {
-                store_sums(
-                    isa,
-                    block,
-                    tile,
-                    width,
-                    data.part(start, count * block),
-                    sums,
-                    storing,
-                );
-            }
-            Stored::Half(data) => {
-                store_sums(
-                    isa,
-                    block,
-                    tile,
-                    width,
-                    data.part(start, count * block),
-                    sums,
-                    storing,
-                );
-            }
-        }
+        with_stored!(data, data => store_sums(
+            isa,
+            block,
+            tile,
+            width,
+            data.part(start, count * block),
+            sums,
+            storing,
+        ));
     }
 }

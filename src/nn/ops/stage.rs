@@ -2,7 +2,7 @@
 
 use super::Input;
 use crate::nn::Isa;
-use crate::nn::arena::Stored;
+use crate::nn::arena::with_stored;
 use crate::nn::lanes::{Activation, stage_row};
 use crate::nn::number::Number;
 use crate::nn::window::Window;
@@ -127,14 +127,9 @@ fn read_row<T: Number>(
                 slope: value.slope,
             };
             let end = start + (width - x) * block;
-            match data {
-                Stored::Single(data) => {
-                    stage_row(isa, block, &data[start..end], step, target, activation);
-                }
-                Stored::Half(data) => {
-                    stage_row(isa, block, &data[start..end], step, target, activation);
-                }
-            }
+            with_stored!(data, data => {
+                stage_row(isa, block, &data[start..end], step, target, activation);
+            });
         }
         Input::Image {
             data,
