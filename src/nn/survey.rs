@@ -101,8 +101,22 @@ fn layer(op: &Op, plan: &Plan) -> Layer {
     }
 }
 
+/// So many numbers from -1 to 1, always the same ones: a patch to try a network on. The high bits of the linear congruential
+/// generator with the multiplier and increment of Knuth's MMIX.
+pub fn noise(count: usize) -> Vec<f32> {
+    let mut state = 1_u64;
+    let mut next = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1_u64 << 23) as f32 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
+}
+
 #[cfg(test)]
 mod tests {
+    use super::noise;
     use crate::nn::arch::{EncoderKind, Stage, UnetSpec};
     use crate::nn::weights::{Tensor, Weights};
     use crate::nn::{Compute, Network, Precision};
@@ -174,5 +188,14 @@ mod tests {
             assert!(all >= 8 * 512 * 3 + 16 * 64);
             assert!((plan.arena_bytes() as u64) < all + 8192);
         }
+    }
+
+    #[test]
+    fn noise_fills_its_range_evenly() {
+        let numbers = noise(10_000);
+        assert!(numbers.iter().all(|n| (-1.0..=1.0).contains(n)));
+        let mean = numbers.iter().sum::<f32>() / 10_000.0;
+        assert!(mean.abs() < 0.05, "{mean}");
+        assert_eq!(numbers, noise(10_000));
     }
 }

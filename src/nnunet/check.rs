@@ -6,6 +6,7 @@
 use super::model::Model;
 use super::predict_error::PredictError;
 use crate::nn::Network;
+use crate::nn::survey::noise;
 use crate::nn::weights::Weights;
 use serde::Serialize;
 
@@ -93,28 +94,4 @@ fn logit_range(model: &Model, weights: &Weights) -> Result<Result<[f32; 2], Stri
 fn largest_weight(weights: &Weights) -> f32 {
     let all = weights.values().flat_map(|tensor| &tensor.data);
     all.fold(0.0_f32, |largest, value| largest.max(value.abs()))
-}
-
-/// Fixed numbers from -1 to 1 without a pattern (the generator of Numerical Recipes, section 7.1).
-fn noise(count: usize) -> Vec<f32> {
-    let mut state = 1_u32;
-    let mut next = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-    };
-    (0..count).map(|_| next()).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn noise_fills_its_range() {
-        let numbers = noise(10_000);
-        assert!(numbers.iter().all(|n| (-1.0..1.0).contains(n)));
-        let mean = numbers.iter().sum::<f32>() / 10_000.0;
-        assert!(mean.abs() < 0.05, "{mean}");
-        assert_eq!(numbers, noise(10_000));
-    }
 }

@@ -10,7 +10,7 @@ use crate::context::{Context, print_json, print_text};
 use crate::model;
 use crate::outcome::{Outcome, Usage};
 use clap::ValueEnum;
-use medseg::nn::survey::{Layer, Level};
+use medseg::nn::survey::{Layer, Level, noise};
 use medseg::nn::weights::Weights;
 use medseg::nn::{Compute, Isa, Network};
 use medseg::nnunet::model::{Model, ModelOptions};
@@ -310,18 +310,6 @@ fn measure(
             })
             .collect(),
     })
-}
-
-/// Reproducible numbers from -1 to 1.
-fn noise(count: usize) -> Vec<f32> {
-    let mut state = 1_u64;
-    let mut next = || {
-        state = state
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
-        (state >> 40) as f32 / (1_u64 << 23) as f32 - 1.0
-    };
-    (0..count).map(|_| next()).collect()
 }
 
 /// The result for people.

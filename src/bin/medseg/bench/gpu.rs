@@ -1,6 +1,7 @@
 //! `bench model` on a GPU.
 
-use super::{Run, median, milliseconds, noise};
+use super::{Run, median, milliseconds};
+use medseg::nn::survey::noise;
 use medseg::nn::weights::Weights;
 use medseg::nn::{Network, cuda};
 use medseg::nnunet::model::Model;
