@@ -32,6 +32,7 @@ use crate::volume::{Grid, LabelMap, Volume};
 use half::f16;
 use ndarray::Array4;
 use std::borrow::Borrow;
+use std::sync::Arc;
 
 /// In which type overlapping tiles are added up and logits are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -134,7 +135,8 @@ pub struct Prediction {
 
 /// A model with its weights in memory.
 pub struct Predictor {
-    networks: Vec<Network>,
+    /// Shared with the predictors on other GPUs.
+    networks: Arc<[Network]>,
     gpu: Option<GpuFolds>,
     /// Why there is none although one was asked for.
     gpu_problem: Option<String>,
@@ -162,58 +164,79 @@ impl Predictor {
     /// [`PredictError::Model`] and [`PredictError::Network`] for weights that are damaged or do not fit,
     /// [`PredictError::Step`].
     pub fn new(model: &Model, options: PredictOptions) -> Result<Self, PredictError> {
+        let mut made = Self::on_each(model, &options, options.gpu.as_slice())?;
+        made.remove(0) // there is one for the processor, where there is no GPU
+    }
+
+    /// A predictor for each of `gpus`, in their order, or one for the processor where there are none. They share the
+    /// weights on the host, which are read once; each GPU gets its own copy and is compared with the processor. The
+    /// GPU of `options` does not matter.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new); what is wrong with one GPU is the error of its predictor alone.
+    pub fn on_each(
+        model: &Model,
+        options: &PredictOptions,
+        gpus: &[OnGpu],
+    ) -> Result<Vec<Result<Self, PredictError>>, PredictError> {
         let configuration = &model.configuration;
-        let patch = configuration.patch_size;
-        let (mut networks, mut on_gpu, mut gpu_problem) = (Vec::new(), Vec::new(), None);
+        let (patch, spatial_dims) = (configuration.patch_size, configuration.spatial_dims);
+        // Refuses a step that is none before anything is read.
+        WindowGrid::new(patch, patch, spatial_dims, options.step)?;
+        let mut networks = Vec::new();
+        let mut copies: Vec<_> = gpus.iter().map(|_| Ok(Vec::new())).collect();
         for position in 0..model.folds().len() {
             let weights = model.fold_weights(position)?;
             let (spec, compute) = (&model.network, options.compute);
             let network = Network::with_compute(spec, &weights, compute, Some(patch))?;
-            if let (Some(on), None) = (&options.gpu, &gpu_problem) {
+            for (on, copied) in gpus.iter().zip(&mut copies) {
+                let Ok(folds) = copied else { continue };
                 let arithmetic = on.arithmetic;
                 match cuda::Network::checked(&on.gpu, &network, &weights, arithmetic, patch) {
-                    Ok(copy) => on_gpu.push(copy),
-                    Err(error) if on.goes_on_after(&error) => {
-                        gpu_problem = Some(on.trouble(&error));
-                    }
-                    Err(error) => return Err(error.into()),
+                    Ok(copy) => folds.push(copy),
+                    Err(error) => *copied = Err(error),
                 }
             }
             networks.push(network);
         }
-        let on = options.gpu.clone().filter(|_| gpu_problem.is_none());
-        let gpu = on.map(|on| GpuFolds {
-            on,
-            networks: on_gpu,
-        });
-        let spatial_dims = configuration.spatial_dims;
+        let networks: Arc<[Network]> = networks.into();
         let axes = model.checkpoint.mirroring_axes.as_deref();
         let axes = axes.filter(|_| options.mirroring).unwrap_or_default();
-        // Refuses a step that is none before any case is read.
-        WindowGrid::new(
-            configuration.patch_size,
-            configuration.patch_size,
-            spatial_dims,
-            options.step,
-        )?;
-        Ok(Self {
-            networks,
-            gpu,
-            gpu_problem,
-            preprocessor: Preprocessor::new(
-                &model.plans,
-                configuration,
-                &model.dataset.foreground,
-                options.limit_bytes,
-            )?,
-            dataset: model.dataset.clone(),
-            patch: configuration.patch_size,
-            spatial_dims,
-            logits_resampling: resample_options(configuration.resampling_probabilities)?,
-            orientation: model.plans.orientation,
-            flips: flips(axes, spatial_dims),
-            options,
-        })
+        let make = |gpu: Option<GpuFolds>, gpu_problem: Option<String>| {
+            Ok(Self {
+                networks: Arc::clone(&networks),
+                gpu,
+                gpu_problem,
+                preprocessor: Preprocessor::new(
+                    &model.plans,
+                    configuration,
+                    &model.dataset.foreground,
+                    options.limit_bytes,
+                )?,
+                dataset: model.dataset.clone(),
+                patch,
+                spatial_dims,
+                logits_resampling: resample_options(configuration.resampling_probabilities)?,
+                orientation: model.plans.orientation,
+                flips: flips(axes, spatial_dims),
+                options: options.clone(),
+            })
+        };
+        if gpus.is_empty() {
+            return Ok(vec![make(None, None)]);
+        }
+        let made = gpus.iter().cloned().zip(copies);
+        let made = made.map(|(on, copied)| match copied {
+            Ok(networks) => make(Some(GpuFolds { on, networks }), None),
+            Err(error) if on.goes_on_after(&error) => make(None, Some(on.trouble(&error))),
+            Err(error) => Err(error.into()),
+        });
+        Ok(made.collect())
+    }
+
+    /// Why the processor computes although a GPU was asked for, where the GPU could not even take the weights.
+    pub fn gpu_problem(&self) -> Option<&str> {
+        self.gpu_problem.as_deref()
     }
 
     /// Predicts one case from its channels, all on one grid. `previous` is the label map of the previous

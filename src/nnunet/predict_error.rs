@@ -146,6 +146,13 @@ pub enum PredictError {
     Interrupted,
 }
 
+impl PredictError {
+    /// Whether a GPU failed: it may go on failing, whatever the image.
+    pub fn is_of_gpu(&self) -> bool {
+        matches!(self, Self::Network(crate::nn::Error::Gpu(_)))
+    }
+}
+
 fn gib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1_u32 << 30)
 }
