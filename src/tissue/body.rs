@@ -13,7 +13,7 @@
 //! little: 8 to 20 mm of closing change the subcutaneous Dice by 0.003 (docs/measurements/tissue.md).
 
 use super::{Error, FatWindow, Input};
-use crate::geometry::distance::distance_to;
+use crate::geometry::distance::near_to;
 use crate::geometry::orientation::Turn;
 use crate::topology::components::TooManyRuns;
 use crate::topology::{Connectivity, label_components, largest_component};
@@ -147,14 +147,11 @@ fn add_blocks(row: ArrayView1<'_, f32>, width: usize, sums: &mut [f32]) {
 /// The largest piece above air after an opening.
 fn body(image: &Array3<f32>, cell_mm: [f64; 3]) -> Result<Array3<bool>, TooManyRuns> {
     let tissue = image.mapv(|hu| f64::from(hu) > AIR_HU);
-    let depth = distance_to(tissue.view(), cell_mm, |&inside| !inside);
-    let core = depth.mapv(|mm| mm > OPENING_MM);
-    let core = largest_component(core.view(), Connectivity::Six)?;
-    let reach = distance_to(core.view(), cell_mm, |&inside| inside);
+    let rim = near_to(tissue.view(), cell_mm, OPENING_MM, |&inside| !inside);
+    let core = largest_component(rim.mapv(|rim| !rim).view(), Connectivity::Six)?;
+    let around = near_to(core.view(), cell_mm, OPENING_MM + CELL_MM, |&inside| inside);
     let mut body = tissue;
-    body.zip_mut_with(&reach, |inside, &mm| {
-        *inside &= mm <= OPENING_MM + CELL_MM;
-    });
+    body.zip_mut_with(&around, |inside, around| *inside &= around);
     Ok(body)
 }
 
@@ -183,31 +180,28 @@ fn slice(
     let mut inside = Array3::from_elem(wide, false);
     inside.slice_mut(inner).assign(&body);
     let inside = filled(inside)?;
-    let depth = distance_to(inside.view(), cell_mm, |&inside| !inside);
+    let skin = near_to(inside.view(), cell_mm, SKIN_MM, |&inside| !inside);
     let mut lean = Array3::from_elem(wide, false);
     lean.slice_mut(inner).zip_mut_with(&image, |lean, &hu| {
         let hu = f64::from(hu);
         *lean = hu > FatWindow::default().high_hu || hu < AIR_HU;
     });
-    lean.zip_mut_with(&depth, |lean, &mm| *lean &= mm > SKIN_MM);
+    lean.zip_mut_with(&skin, |lean, skin| *lean &= !skin);
     let pieces = label_components(lean.view(), Connectivity::TwentySix)?;
     let cell_mm2 = cell_mm[1] * cell_mm[2];
     let lean = pieces.mask(|_, piece| piece.voxels as f64 * cell_mm2 >= LEAST_LEAN_MM2);
-    let near = distance_to(lean.view(), cell_mm, |&lean| lean).mapv(|mm| mm <= CLOSING_MM);
-    let closed = filled(near)?;
-    let within = distance_to(closed.view(), cell_mm, |&inside| !inside);
+    let closed = filled(near_to(lean.view(), cell_mm, CLOSING_MM, |&lean| lean))?;
+    let shell = near_to(closed.view(), cell_mm, CLOSING_MM, |&inside| !inside);
     let mut places = Array3::zeros(body.dim());
-    for ((place, &inside), &within) in places
+    for ((place, &inside), &shell) in places
         .iter_mut()
         .zip(inside.slice(inner))
-        .zip(within.slice(inner))
+        .zip(shell.slice(inner))
     {
-        *place = if !inside {
-            Place::Outside as u8
-        } else if within > CLOSING_MM {
-            Place::InsideWall as u8
-        } else {
-            Place::BelowSkin as u8
+        *place = match (inside, shell) {
+            (false, _) => Place::Outside as u8,
+            (true, true) => Place::BelowSkin as u8,
+            (true, false) => Place::InsideWall as u8,
         };
     }
     Ok(places)
