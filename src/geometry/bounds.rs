@@ -1,8 +1,9 @@
 //! Boxes of voxels: finding, growing, cutting out, padding and pasting back.
 
-use crate::volume::{Grid, Volume};
-use ndarray::{Array3, ArrayView3, ArrayViewMut3, Axis, s};
+use crate::volume::{Grid, LabelSet, Volume};
+use ndarray::{Array3, ArrayView1, ArrayView3, ArrayViewMut3, Axis, s};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// A half-open box of voxel indices, `[z, y, x]`: index `i` is inside when `start <= i < end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -62,23 +63,42 @@ impl BoundingBox {
         volume: ArrayView3<'_, T>,
         inside: impl Fn(&T) -> bool + Sync,
     ) -> Option<Self> {
+        Self::of_rows(volume, |row, known_end| {
+            let first = row.iter().position(&inside)?;
+            // Only voxels beyond the known end can still change it.
+            let known_end = known_end.max(first + 1);
+            let last = (known_end..row.len()).rev().find(|&x| inside(&row[x]));
+            Some(first..last.map_or(known_end, |x| x + 1))
+        })
+    }
+
+    /// The smallest box around all voxels of `map` whose label is in `labels`, or `None` when there is none. As
+    /// [`of`](Self::of), and background costs next to nothing.
+    pub fn of_labels(map: ArrayView3<'_, u16>, labels: &LabelSet) -> Option<Self> {
+        Self::of_rows(map, |row, _| {
+            let mut places = labels.places(row);
+            let first = places.next()?;
+            Some(first..places.next_back().unwrap_or(first) + 1)
+        })
+    }
+
+    /// The union of what `extent` says of every row; its second argument is the largest end that is known.
+    fn of_rows<T: Sync>(
+        volume: ArrayView3<'_, T>,
+        extent: impl Fn(ArrayView1<'_, T>, usize) -> Option<Range<usize>> + Sync,
+    ) -> Option<Self> {
         let per_slice: Vec<Option<Self>> = (0..volume.len_of(Axis(0)))
             .into_par_iter()
             .map(|z| {
                 let mut found: Option<Self> = None;
                 for (y, row) in volume.index_axis(Axis(0), z).outer_iter().enumerate() {
-                    let Some(first) = row.iter().position(&inside) else {
+                    let known_end = found.map_or(0, |known| known.end[2]);
+                    let Some(x) = extent(row, known_end) else {
                         continue;
                     };
-                    // Only voxels beyond the known end can still change it.
-                    let known_end = found.map_or(first + 1, |b| b.end[2].max(first + 1));
-                    let last = (known_end..row.len())
-                        .rev()
-                        .find(|&x| inside(&row[x]))
-                        .map_or(known_end, |x| x + 1);
                     let this = Self {
-                        start: [z, y, first],
-                        end: [z + 1, y + 1, last],
+                        start: [z, y, x.start],
+                        end: [z + 1, y + 1, x.end],
                     };
                     found = Some(found.map_or(this, |known| known.union(&this)));
                 }
@@ -400,6 +420,8 @@ mod tests {
                 .collect();
             let found = BoundingBox::of(mask.view(), |&voxel| voxel);
             prop_assert_eq!(found.is_none(), inside.is_empty());
+            let map = mask.mapv(|voxel| if voxel { 5 } else { 0 });
+            prop_assert_eq!(BoundingBox::of_labels(map.view(), &LabelSet::new(&[5])), found);
             if let Some(found) = found {
                 for axis in 0..3 {
                     prop_assert_eq!(Some(found.start[axis]), inside.iter().map(|v| v[axis]).min());

@@ -2,11 +2,12 @@
 
 use super::sphere::Sphere;
 use crate::geometry::bounds::BoundingBox;
-use crate::topology::components::TooManyRuns;
+use crate::topology::components::{Components, TooManyRuns};
 use crate::topology::{Connectivity, label_components};
-use crate::volume::{Affine, Grid};
+use crate::volume::{Affine, Grid, LabelSet};
 use ndarray::{Array3, ArrayView3};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Two pieces of one kidney label whose centres are further apart than this across the body are two
 /// kidneys that share a label.
@@ -23,8 +24,10 @@ pub(super) struct Kidney {
     pub(super) label: u16,
     /// The voxels, inside `bounds` only.
     pub(super) body: Array3<bool>,
-    /// The box of `body` in the volume: the kidney and [`REACH_MM`] around it.
+    /// The box of `body` in the volume: the smallest one.
     pub(super) bounds: BoundingBox,
+    /// The kidney and [`REACH_MM`] around it.
+    pub(super) surroundings: BoundingBox,
     /// Mean position, RAS+ mm.
     pub(super) centre_mm: [f64; 3],
     /// Voxels of kidney and tumour.
@@ -34,7 +37,8 @@ pub(super) struct Kidney {
 }
 
 struct Piece {
-    number: usize,
+    /// Index among the components of the label map.
+    component: usize,
     voxels: u64,
     centre_mm: [f64; 3],
 }
@@ -49,81 +53,55 @@ pub(super) fn find_kidneys(
     let mut found = Vec::new();
     // All of them first: the volume is large, their box is not.
     let wanted = LabelSet::new(kidneys.iter().chain(tumors));
-    let Some(all) = BoundingBox::of(map, |&v| wanted.holds(v)) else {
+    let Some(all) = BoundingBox::of_labels(map, &wanted) else {
         return Ok(found);
     };
     let Ok(all_of_map) = all.view(&map) else {
         return Ok(found);
     };
+    let tumors = LabelSet::new(tumors);
+    // Neighbours of one label belong together, whatever lies around them.
+    let parts = label_components(all_of_map, Connectivity::TwentySix)?;
     for &label in kidneys {
-        let Some(local) = BoundingBox::of(all_of_map, |&v| v == label || tumors.contains(&v))
-        else {
-            continue;
-        };
-        let near = BoundingBox {
-            start: std::array::from_fn(|axis| local.start[axis] + all.start[axis]),
-            end: std::array::from_fn(|axis| local.end[axis] + all.start[axis]),
-        };
-        let Ok(view) = near.view(&map) else { continue };
-        let own = view.mapv(|v| v == label);
-        let pieces = pieces(&own, &near, &grid.affine)?;
+        let pieces = pieces(&parts, label, all.start, &grid.affine);
         for group in organs(&pieces) {
-            if let Some(kidney) = gather(&map, grid, &near, (label, tumors), &pieces, &group)? {
-                found.push(kidney);
-            }
+            let chosen: Vec<usize> = group.iter().map(|&index| pieces[index].component).collect();
+            found.extend(gather(&parts, &chosen, (label, &tumors), all.start, grid)?);
         }
     }
     Ok(found)
 }
 
-/// A set of labels that is quick to ask.
-struct LabelSet(Vec<bool>);
-
-impl LabelSet {
-    fn new<'a>(labels: impl Iterator<Item = &'a u16>) -> Self {
-        let mut holds = vec![false; 1 << 16];
-        for &label in labels {
-            holds[usize::from(label)] = true;
-        }
-        Self(holds)
+/// The pieces of a label, largest first, with their centres. `start` is where the components' box begins in the
+/// volume, `[z, y, x]`.
+fn pieces(parts: &Components<u16>, label: u16, start: [usize; 3], affine: &Affine) -> Vec<Piece> {
+    let mut sums = vec![[0_u64; 3]; parts.len()];
+    for (component, [z, y], x) in parts.runs() {
+        add_run(&mut sums[component], [z, y], x);
     }
-
-    fn holds(&self, label: u16) -> bool {
-        // Most of a volume is background.
-        label != 0 && self.0[usize::from(label)]
-    }
-}
-
-/// The components of a mask, largest first, with their centres.
-fn pieces(
-    mask: &Array3<bool>,
-    bounds: &BoundingBox,
-    affine: &Affine,
-) -> Result<Vec<Piece>, TooManyRuns> {
-    let components = label_components(mask.view(), Connectivity::TwentySix)?;
-    let numbers = components.numbers();
-    let mut sums = vec![[0.0_f64; 3]; components.len()];
-    for ((z, y, x), &number) in numbers.indexed_iter() {
-        if number > 0 {
-            for (sum, at) in sums[number as usize - 1].iter_mut().zip([x, y, z]) {
-                *sum += at as f64;
-            }
-        }
-    }
-    let start = bounds.start;
-    let mut list: Vec<Piece> = (components.list().iter().zip(sums).enumerate())
-        .map(|(number, (component, sum))| {
-            let mean = sum.map(|sum| sum / component.voxels as f64);
+    let mut list: Vec<Piece> = (parts.list().iter().zip(sums).enumerate())
+        .filter(|(_, (part, _))| part.value == label)
+        .map(|(component, (part, sum))| {
+            let mean = sum.map(|sum| sum as f64 / part.voxels as f64);
             let ijk = std::array::from_fn(|axis| mean[axis] + start[2 - axis] as f64);
             Piece {
-                number,
-                voxels: component.voxels,
+                component,
+                voxels: part.voxels,
                 centre_mm: affine.apply(ijk),
             }
         })
         .collect();
-    list.sort_by(|a, b| b.voxels.cmp(&a.voxels).then(a.number.cmp(&b.number)));
-    Ok(list)
+    list.sort_by(|a, b| b.voxels.cmp(&a.voxels).then(a.component.cmp(&b.component)));
+    list
+}
+
+/// Adds the voxel indices x, y, z of a stretch along x.
+fn add_run(sums: &mut [u64; 3], [z, y]: [usize; 2], x: Range<usize>) {
+    let count = x.len() as u64;
+    // The mean of first and last, as often as there are voxels.
+    sums[0] += count * (x.start + x.end - 1) as u64 / 2;
+    sums[1] += count * y as u64;
+    sums[2] += count * z as u64;
 }
 
 /// Groups of piece indices: the pieces of each organ, without strays.
@@ -143,63 +121,55 @@ fn organs(pieces: &[Piece]) -> Vec<Vec<usize>> {
     groups
 }
 
+/// The chosen parts of a label with every tumour that touches them. `start` is where the parts' box begins in the
+/// volume, `[z, y, x]`.
 fn gather(
-    map: &ArrayView3<'_, u16>,
+    parts: &Components<u16>,
+    chosen: &[usize],
+    (label, tumors): (u16, &LabelSet),
+    start: [usize; 3],
     grid: &Grid,
-    near: &BoundingBox,
-    (label, tumors): (u16, &[u16]),
-    pieces: &[Piece],
-    group: &[usize],
 ) -> Result<Option<Kidney>, TooManyRuns> {
-    let Ok(view) = near.view(map) else {
-        return Ok(None);
-    };
-    // The chosen pieces, with every tumour that touches them.
-    let own = view.mapv(|v| v == label);
-    let parts = label_components(own.view(), Connectivity::TwentySix)?;
-    let chosen: Vec<usize> = group.iter().map(|&index| pieces[index].number).collect();
-    let chosen = parts.mask(|number, _| chosen.contains(&number));
-    let mut joined = chosen.clone();
-    joined.zip_mut_with(&view, |inside, v| *inside |= tumors.contains(v));
+    let mut is_chosen = vec![false; parts.len()];
+    for &component in chosen {
+        is_chosen[component] = true;
+    }
+    let joined = parts.mask(|index, part| is_chosen[index] || tumors.holds(part.value));
     let whole = label_components(joined.view(), Connectivity::TwentySix)?;
-    let numbers = whole.numbers();
     let mut touches = vec![false; whole.len()];
-    for (&inside, &number) in chosen.iter().zip(&numbers) {
-        if inside && number > 0 {
-            touches[number as usize - 1] = true;
+    for (_, [z, y], x) in parts.runs().filter(|(part, ..)| is_chosen[*part]) {
+        if let Some(component) = whole.component_at([z, y, x.start]) {
+            touches[component] = true;
         }
     }
-    let body = whole.mask(|number, _| touches[number]);
-    let Some(tight) = BoundingBox::of(body.view(), |&inside| inside) else {
+    let touching = || (whole.list().iter().zip(&touches)).filter_map(|(c, &is)| is.then_some(c));
+    let local = touching().map(|component| component.bounds);
+    let Some(local) = local.reduce(|a, b| a.union(&b)) else {
         return Ok(None);
     };
-    let tight = BoundingBox {
-        start: std::array::from_fn(|axis| tight.start[axis] + near.start[axis]),
-        end: std::array::from_fn(|axis| tight.end[axis] + near.start[axis]),
+    let body = whole.mask(|number, _| touches[number]);
+    let Ok(body) = local.view(&body.view()).map(|body| body.to_owned()) else {
+        return Ok(None);
+    };
+    let mut sums = [0; 3];
+    for (_, [z, y], x) in whole.runs().filter(|(component, ..)| touches[*component]) {
+        let x = x.start + start[2]..x.end + start[2];
+        add_run(&mut sums, [z + start[0], y + start[1]], x);
+    }
+    let voxels = touching().map(|component| component.voxels).sum();
+    let bounds = BoundingBox {
+        start: std::array::from_fn(|axis| local.start[axis] + start[axis]),
+        end: std::array::from_fn(|axis| local.end[axis] + start[axis]),
     };
     let shape = grid.shape;
-    let is_cut = (0..3).any(|axis| tight.start[axis] == 0 || tight.end[axis] == shape[axis]);
-    let bounds = tight.expanded_mm(REACH_MM, spacing_mm(&grid.affine), shape);
-    let mut wide = Array3::from_elem(bounds.shape(), false);
-    let (mut sum, mut voxels) = ([0.0; 3], 0_u64);
-    for ((z, y, x), &inside) in body.indexed_iter() {
-        if inside {
-            let at = [z + near.start[0], y + near.start[1], x + near.start[2]];
-            let local: [usize; 3] = std::array::from_fn(|axis| at[axis] - bounds.start[axis]);
-            wide[local] = true;
-            voxels += 1;
-            for (sum, at) in sum.iter_mut().zip([at[2], at[1], at[0]]) {
-                *sum += at as f64;
-            }
-        }
-    }
     Ok(Some(Kidney {
         label,
-        body: wide,
+        body,
         bounds,
-        centre_mm: grid.affine.apply(sum.map(|sum| sum / voxels as f64)),
+        surroundings: bounds.expanded_mm(REACH_MM, spacing_mm(&grid.affine), shape),
+        centre_mm: (grid.affine).apply(sums.map(|sum| sum as f64 / voxels as f64)),
         voxels,
-        is_cut,
+        is_cut: (0..3).any(|axis| bounds.start[axis] == 0 || bounds.end[axis] == shape[axis]),
     }))
 }
 
@@ -207,6 +177,11 @@ fn gather(
 pub(super) fn spacing_mm(affine: &Affine) -> [f64; 3] {
     let [x, y, z] = affine.column_norms_mm();
     [z, y, x]
+}
+
+/// Where a voxel of the volume, `[z, y, x]`, lies in the world.
+pub(super) fn place_mm(affine: &Affine, [z, y, x]: [usize; 3]) -> [f64; 3] {
+    affine.apply([x as f64, y as f64, z as f64])
 }
 
 impl Kidney {
@@ -219,18 +194,13 @@ impl Kidney {
         }
     }
 
-    /// World position of a voxel of the box, `[z, y, x]` counted from the box's start.
-    pub(super) fn world_mm(&self, affine: &Affine, [z, y, x]: [usize; 3]) -> [f64; 3] {
-        let [z0, y0, x0] = self.bounds.start;
-        affine.apply([(x + x0) as f64, (y + y0) as f64, (z + z0) as f64])
-    }
-
     /// Distance from the centre to the surface of the convex hull in every direction, in mm.
     ///
     /// The hull is the intersection of the half spaces that touch the kidney in the same directions.
     /// Only the ends of rows along x are looked at: the hull's corners are among them.
     pub(super) fn hull_mm(&self, affine: &Affine, sphere: &Sphere) -> Vec<f64> {
         let mut ends: Vec<[f64; 3]> = Vec::new();
+        let [z0, y0, x0] = self.bounds.start;
         for (z, slice) in self.body.outer_iter().enumerate() {
             let mut rows = Vec::new();
             for (y, row) in slice.outer_iter().enumerate() {
@@ -240,7 +210,7 @@ impl Kidney {
                 }
             }
             for [y, x] in outline(&rows) {
-                let at = self.world_mm(affine, [z, y as usize, x as usize]);
+                let at = place_mm(affine, [z + z0, y as usize + y0, x as usize + x0]);
                 ends.push(std::array::from_fn(|axis| at[axis] - self.centre_mm[axis]));
             }
         }

@@ -2,7 +2,7 @@
 
 use super::body::{Body, Place};
 use super::fascia::{self, Fascia};
-use super::kidney::{Kidney, find_kidneys};
+use super::kidney::{Kidney, find_kidneys, place_mm};
 use super::sphere::Sphere;
 use super::thickness::{self, Thickness};
 use super::{Error, FatKind, FatMap, FatWindow, Input, Options};
@@ -125,9 +125,21 @@ fn mark(
     fat: &mut FatMap,
 ) -> Perirenal {
     let affine = &input.grid.affine;
-    let ([z0, y0, x0], [z1, y1, x1]) = (kidney.bounds.start, kidney.bounds.end);
+    let ([z0, y0, x0], [z1, y1, x1]) = (kidney.surroundings.start, kidney.surroundings.end);
     let farthest = fascia.limit_mm.iter().copied().fold(0.0, f64::max);
     let step = affine.apply_vector([1.0, 0.0, 0.0]);
+    let dot = |a: &[f64; 3], b: &[f64; 3]| a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
+    // Where a row of voxels may be inside of the ball around the limit, a voxel more on both sides.
+    let reach = |start: [f64; 3]| {
+        let away: [f64; 3] = std::array::from_fn(|axis| start[axis] - kidney.centre_mm[axis]);
+        let middle = -dot(&away, &step) / dot(&step, &step);
+        let nearest: [f64; 3] = std::array::from_fn(|axis| away[axis] + middle * step[axis]);
+        let half = ((farthest * farthest - dot(&nearest, &nearest)) / dot(&step, &step)).max(0.0);
+        let (from, to) = (middle - half.sqrt() - 1.0, middle + half.sqrt() + 2.0);
+        let from = (from as usize).min(x1 - x0);
+        // `as` stops at 0.
+        from..(to as usize).clamp(from, x1 - x0)
+    };
     let mut target = fat.slice_mut(s![z0..z1, y0..y1, x0..x1]);
     let slices: Vec<_> = target.axis_iter_mut(Axis(0)).collect();
     let per_slice: Vec<(u64, f64)> = slices
@@ -136,8 +148,9 @@ fn mark(
         .map(|(z, mut slice)| {
             let (mut voxels, mut hu) = (0_u64, 0.0);
             for (y, mut row) in slice.outer_iter_mut().enumerate() {
-                let start = kidney.world_mm(affine, [z, y, 0]);
-                for (x, value) in row.iter_mut().enumerate() {
+                let start = place_mm(affine, [z + z0, y + y0, x0]);
+                for x in reach(start) {
+                    let value = &mut row[x];
                     let at = [z + z0, y + y0, x + x0];
                     if *value != 0 || input.map[at] != 0 {
                         continue;

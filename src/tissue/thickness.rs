@@ -6,11 +6,11 @@
 //! (as Yao et al., Medical Science Monitor 2019, and Haehn et al., Translational Andrology and Urology, use it). The wall is the first
 //! tissue that is no fat for 4 mm or more, or the first label; thinner layers are fascia and vessels.
 
-use super::kidney::Kidney;
+use super::kidney::{Kidney, place_mm};
 use super::sphere::Sphere;
 use super::{FatWindow, Input};
 use crate::geometry::points::PointSampler;
-use crate::volume::Affine;
+use crate::volume::{Affine, LabelSet};
 use ndarray::s;
 use rayon::prelude::*;
 
@@ -46,23 +46,21 @@ pub(super) fn level(
     sphere: &Sphere,
     veins: &[u16],
 ) -> (f64, bool) {
-    let [z0, y0, x0] = kidney.bounds.start;
-    let [depth, height, width] = kidney.bounds.shape();
-    let slices: Vec<(f64, u32)> = (0..depth)
+    let ([z0, y0, x0], [z1, y1, x1]) = (kidney.surroundings.start, kidney.surroundings.end);
+    let veins = LabelSet::new(veins);
+    let slices: Vec<(f64, u32)> = (z0..z1)
         .into_par_iter()
         .map(|z| {
             let (mut sum, mut count) = (0.0, 0_u32);
-            let slice = input.map.slice(s![z + z0, y0..y0 + height, x0..x0 + width]);
-            for ((y, x), &label) in slice.indexed_iter() {
-                if label == 0 || !veins.contains(&label) {
-                    continue;
-                }
-                let place = kidney.world_mm(&input.grid.affine, [z, y, x]);
-                let away = std::array::from_fn(|axis| place[axis] - kidney.centre_mm[axis]);
-                let length = away.iter().map(|part| part * part).sum::<f64>().sqrt();
-                if length == 0.0 || length <= sphere.value(hull_mm, away) + VEIN_MM {
-                    sum += place[2];
-                    count += 1;
+            for y in y0..y1 {
+                for x in veins.places(input.map.slice(s![z, y, x0..x1])) {
+                    let place = place_mm(&input.grid.affine, [z, y, x + x0]);
+                    let away = std::array::from_fn(|axis| place[axis] - kidney.centre_mm[axis]);
+                    let length = away.iter().map(|part| part * part).sum::<f64>().sqrt();
+                    if length == 0.0 || length <= sphere.value(hull_mm, away) + VEIN_MM {
+                        sum += place[2];
+                        count += 1;
+                    }
                 }
             }
             (sum, count)
@@ -94,9 +92,10 @@ pub(super) fn measure(
             .iter()
             .map(|part| part.abs())
             .fold(0.0, f64::max);
+    let [z0, y0, x0] = kidney.bounds.start;
     let section: Vec<[f64; 3]> = (kidney.body.indexed_iter())
         .filter(|&(_, &inside)| inside)
-        .map(|((z, y, x), _)| kidney.world_mm(affine, [z, y, x]))
+        .map(|((z, y, x), _)| place_mm(affine, [z + z0, y + y0, x + x0]))
         .filter(|place| (place[2] - level_mm).abs() <= half)
         .collect();
     let along = |direction: [f64; 3]| {

@@ -12,6 +12,7 @@ use super::runs::{Run, find_runs, join_runs};
 use crate::geometry::bounds::BoundingBox;
 use ndarray::{Array3, ArrayView3};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Which of the 26 surrounding voxels count as touching.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -166,6 +167,27 @@ impl<T: Copy + Sync> Components<T> {
         })
     }
 
+    /// The stretches along x of all components in scan order: index into [`list`](Self::list), `[z, y]`, and x.
+    pub fn runs(&self) -> impl Iterator<Item = (usize, [usize; 2], Range<usize>)> + '_ {
+        let height = self.shape[1].max(1);
+        let rows = self.rows.windows(2).enumerate();
+        rows.flat_map(move |(row, range)| {
+            self.runs[range[0]..range[1]].iter().map(move |run| {
+                let x = run.start as usize..run.end as usize;
+                (run.component as usize, [row / height, row % height], x)
+            })
+        })
+    }
+
+    /// Index into [`list`](Self::list) of the component that holds a voxel, `[z, y, x]`; `None` for background and
+    /// outside of the volume.
+    pub fn component_at(&self, [z, y, x]: [usize; 3]) -> Option<usize> {
+        let row = (z < self.shape[0] && y < self.shape[1]).then(|| z * self.shape[1] + y)?;
+        let runs = &self.runs[self.rows[row]..self.rows[row + 1]];
+        let run = runs.get(runs.partition_point(|run| run.end as usize <= x))?;
+        (run.start as usize <= x).then_some(run.component as usize)
+    }
+
     /// Component numbers as a volume: 0 for background, `i + 1` for `list()[i]`.
     /// Memory: 4 bytes per voxel.
     pub fn numbers(&self) -> Array3<u32> {
@@ -265,6 +287,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ndarray::s;
     use proptest::prelude::*;
 
     const ALL: [Connectivity; 3] = [
@@ -418,6 +441,16 @@ mod tests {
                     prop_assert_eq!(component.voxels, voxels as u64);
                 }
                 prop_assert_eq!(components.retained(|_, _| true), volume.clone());
+                for ((z, y, x), &number) in numbers.indexed_iter() {
+                    let expected = (number as usize).checked_sub(1);
+                    prop_assert_eq!(components.component_at([z, y, x]), expected);
+                }
+                prop_assert_eq!(components.component_at([0, 0, shape[2]]), None);
+                let mut painted = Array3::zeros(shape);
+                for (index, [z, y], xs) in components.runs() {
+                    painted.slice_mut(s![z, y, xs]).fill(index as u32 + 1);
+                }
+                prop_assert_eq!(painted, numbers);
             }
         }
     }

@@ -8,11 +8,13 @@
 mod affine;
 mod grid;
 mod label_map;
+mod label_set;
 mod label_table;
 
 pub use affine::Affine;
 pub use grid::{Grid, GridMismatch};
 pub use label_map::{LabelError, LabelMap};
+pub use label_set::LabelSet;
 pub use label_table::{Label, LabelTable};
 
 use ndarray::Array3;
