@@ -1,56 +1,12 @@
 //! The networks of all folds on one patch, mirrored where the model was trained so.
 
+use super::device_sums::DeviceSums;
+use super::gpu::{GpuFolds, GpuSums, is_size};
 use super::predict_error::PredictError;
 use super::sliding_window::PatchPredictor;
-use crate::nn::cuda::{self, Arithmetic, Gpu};
+use crate::nn::cuda::{self, Sums, SumsForm};
 use crate::nn::{Error, Executor, LogitsBox, Network, TakeLogits};
 use rayon::prelude::*;
-
-/// A GPU for the networks of a model.
-#[derive(Debug, Clone, PartialEq)]
-pub struct OnGpu {
-    /// Which.
-    pub gpu: Gpu,
-    /// How it computes.
-    pub arithmetic: Arithmetic,
-    /// What happens when it fails. Where its memory does not suffice, the processor goes on in any case.
-    pub on_failure: OnFailure,
-}
-
-/// What happens to a case whose GPU fails.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnFailure {
-    /// It fails too.
-    Stop,
-    /// The processor goes on.
-    UseProcessor,
-}
-
-impl OnGpu {
-    /// Whether the processor goes on after this error.
-    pub(super) fn goes_on_after(&self, error: &Error) -> bool {
-        match error {
-            Error::Gpu(error) => error.is_memory() || self.on_failure == OnFailure::UseProcessor,
-            _ => false,
-        }
-    }
-
-    /// The error with the GPU's name, once.
-    pub(super) fn trouble(&self, error: &Error) -> String {
-        let (label, text) = (self.gpu.label(), error.to_string());
-        if text.starts_with(&label) {
-            text
-        } else {
-            format!("{label}: {text}")
-        }
-    }
-}
-
-/// The networks of a model on a GPU.
-pub(super) struct GpuFolds {
-    pub on: OnGpu,
-    pub networks: Vec<cuda::Network>,
-}
 
 /// The folds of a model as one predictor; only the fold in use holds activations.
 pub(super) struct Folds<'n> {
@@ -62,7 +18,7 @@ pub(super) struct Folds<'n> {
     current: Option<(usize, Executor<'n>)>,
     /// As long as it works.
     gpu: Option<&'n GpuFolds>,
-    on_gpu: Option<(usize, cuda::Executor<'n>)>,
+    pub(super) on_gpu: Option<cuda::Executor<'n>>,
     /// All passes of a patch: as it is and mirrored.
     passes: Vec<[bool; 3]>,
     /// Why the GPU was given up.
@@ -94,25 +50,35 @@ impl<'n> Folds<'n> {
 
     /// Whether the GPU predicted the patch.
     fn predict_on_gpu(&mut self, fold: usize, patch: &[f32]) -> Result<bool, Error> {
-        let Some(folds) = self.gpu else {
+        let Some(executor) = self.gpu_executor() else {
             return Ok(false);
         };
-        let executor = match self.on_gpu.take() {
-            Some(current) if current.0 == fold => current.1,
-            other => {
-                drop(other);
-                folds.networks[fold].executor(self.patch)
+        let mut executor = executor;
+        match executor.run(fold, patch, &mut self.logits) {
+            Ok(()) => {
+                self.on_gpu = Some(executor);
+                Ok(true)
             }
-        };
-        let (_, executor) = self.on_gpu.insert((fold, executor));
-        match executor.run(patch, &self.passes, &mut self.logits) {
-            Ok(()) => Ok(true),
-            Err(error) if folds.on.goes_on_after(&error) => {
+            Err(error) => self.give_up(error).map(|()| false),
+        }
+    }
+
+    /// The executor of the GPU, if there is one that works; to be put back after use.
+    fn gpu_executor(&mut self) -> Option<cuda::Executor<'n>> {
+        let folds = self.gpu?;
+        let passes = &self.passes;
+        let made = || cuda::Executor::new(&folds.networks, self.patch, passes);
+        Some(self.on_gpu.take().unwrap_or_else(made))
+    }
+
+    /// The processor goes on, and why is told; or the error ends the case.
+    pub(super) fn give_up(&mut self, error: Error) -> Result<(), Error> {
+        match self.gpu.take() {
+            Some(folds) if folds.on.goes_on_after(&error) => {
                 self.trouble = Some(folds.on.trouble(&error));
-                (self.gpu, self.on_gpu) = (None, None);
-                Ok(false)
+                Ok(())
             }
-            Err(error) => Err(error),
+            _ => Err(error),
         }
     }
 
@@ -178,6 +144,30 @@ impl PatchPredictor for Folds<'_> {
             .for_each(|plane| plane.iter_mut().for_each(|logit| *logit /= passes));
         self.hand_on(heads, take);
         Ok(())
+    }
+
+    fn sums(
+        &mut self,
+        form: &SumsForm<'_>,
+    ) -> Result<Option<Box<dyn DeviceSums + '_>>, PredictError> {
+        let Some(mut executor) = self.gpu_executor() else {
+            return Ok(None);
+        };
+        match Sums::new(&mut executor, form) {
+            Ok(sums) => Ok(Some(Box::new(GpuSums {
+                folds: self,
+                work: Some((executor, sums)),
+            }))),
+            Err(error) if is_size(&error) => {
+                // The GPU's logits are added up here, tile by tile.
+                self.on_gpu = Some(executor);
+                Ok(None)
+            }
+            Err(error) => {
+                self.give_up(error)?;
+                Ok(None)
+            }
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! they are reproduced for `f16`; `f32` is the more exact alternative.
 
 use crate::geometry::resample::Sample;
+use crate::nn::cuda::Logits;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
@@ -31,6 +32,9 @@ pub trait Logit: Sample + PartialOrd {
 
     /// `to = values`, exact.
     fn widen_f32(values: &[Self], to: &mut [f32]);
+
+    /// The same memory as its type.
+    fn logits(values: &mut [Self]) -> Logits<'_>;
 }
 
 impl Logit for f32 {
@@ -65,6 +69,10 @@ impl Logit for f32 {
 
     fn widen_f32(values: &[Self], to: &mut [f32]) {
         to.copy_from_slice(values);
+    }
+
+    fn logits(values: &mut [Self]) -> Logits<'_> {
+        Logits::Single(values)
     }
 }
 
@@ -122,6 +130,10 @@ impl Logit for f16 {
 
     fn widen_f32(values: &[Self], to: &mut [f32]) {
         values.convert_to_f32_slice(to);
+    }
+
+    fn logits(values: &mut [Self]) -> Logits<'_> {
+        Logits::Half(values)
     }
 }
 

@@ -5,7 +5,8 @@
 //!
 //! A case runs through [`preprocess`] (crop, [`normalize`], resample), [`sliding_window`] (tiles of
 //! [`window_grid`] weighted by [`gaussian`], summed in a [`logit`] type) and [`export`] (logits to
-//! labels on the image's grid, with their [`uncertainty`]); [`predict`] puts these together and [`memory`] says what they take.
+//! labels on the image's grid, with their [`uncertainty`]); [`predict`] puts these together and [`memory`] says what they
+//! take. On a GPU the tiles are added up there ([`device_sums`]).
 
 mod architecture;
 pub mod check;
@@ -13,9 +14,11 @@ pub mod checkpoint;
 pub mod columns;
 pub mod dataset;
 pub mod describe;
+pub mod device_sums;
 pub mod export;
 mod folds;
 pub mod gaussian;
+mod gpu;
 pub mod logit;
 pub mod memory;
 pub mod model;

@@ -11,8 +11,9 @@
 use super::columns::{self, Column};
 use super::dataset::DatasetInfo;
 use super::export::{Exported, LabelExport, logits_resampler};
-use super::folds::{Folds, GpuFolds, flips};
-pub use super::folds::{OnFailure, OnGpu};
+use super::folds::{Folds, flips};
+use super::gpu::GpuFolds;
+pub use super::gpu::{OnFailure, OnGpu};
 use super::logit::Logit;
 use super::memory::{MemoryEstimate, Needs};
 use super::model::Model;

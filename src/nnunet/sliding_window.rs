@@ -8,6 +8,9 @@
 //! in [`columns`](super::columns). Every voxel sees the same additions in the same order as in nnU-Net,
 //! and therefore the same `f16` roundings.
 //!
+//! A network on a device of its own adds tiles up there ([`device_sums`](super::device_sums)), in the same order and
+//! with the same roundings; where it cannot, or stops, it is done here.
+//!
 //! An ensemble adds the final logits of its folds and divides by their number. Either every fold
 //! has a ring of its own, or the folds run one after the other into one summed volume: whichever is
 //! smaller; the results are the same.
@@ -19,10 +22,12 @@
 //! same bytes.
 
 use super::columns::Column;
+use super::device_sums::DeviceSums;
 use super::gaussian::importance_map;
 use super::logit::Logit;
 use super::predict_error::PredictError;
 use super::window_grid::WindowGrid;
+use crate::nn::cuda::SumsForm;
 use crate::nn::{LogitsBox, TakeLogits};
 use crate::progress::Progress;
 use ndarray::{Array4, ArrayView4, Axis, Slice as Stretch};
@@ -50,6 +55,18 @@ pub trait PatchPredictor {
         patch: &[f32],
         take: &TakeLogits<'_>,
     ) -> Result<(), PredictError>;
+
+    /// Sums of tiles on the predictor's own device, where it has one and they fit; else the caller adds up.
+    ///
+    /// # Errors
+    /// [`PredictError::Network`].
+    fn sums(
+        &mut self,
+        form: &SumsForm<'_>,
+    ) -> Result<Option<Box<dyn DeviceSums + '_>>, PredictError> {
+        let _ = form;
+        Ok(None)
+    }
 }
 
 /// An image at the network's resolution that is read slice by slice.
@@ -116,7 +133,7 @@ pub struct Air {
 
 impl Air {
     /// Whether `voxels` `[C, z, y, x]` are nothing else.
-    fn fills(&self, voxels: &ArrayView4<'_, f32>) -> bool {
+    pub(super) fn fills(&self, voxels: &ArrayView4<'_, f32>) -> bool {
         voxels
             .outer_iter()
             .zip(&self.highest)
@@ -125,14 +142,16 @@ impl Air {
 }
 
 /// What a pass over one column works with.
-struct Pass<'p> {
-    grid: &'p WindowGrid,
-    importance: &'p [f32],
-    column: &'p Column,
+pub(super) struct Pass<'p> {
+    pub grid: &'p WindowGrid,
+    pub importance: &'p [f32],
+    pub column: &'p Column,
     patch: Vec<f32>,
-    air: Option<&'p Air>,
-    skipped: usize,
-    progress: &'p dyn Progress,
+    pub air: Option<&'p Air>,
+    pub skipped: usize,
+    /// Tiles that were told of already, and are computed again.
+    pub again: usize,
+    pub progress: &'p dyn Progress,
 }
 
 /// Sums of one slice of a column: `[heads, y, x]` logits and `[y, x]` weights.
@@ -214,12 +233,16 @@ impl SlidingWindow {
                 patch,
                 air: self.air.as_ref(),
                 skipped: 0,
+                again: 0,
                 progress,
             };
-            if Self::rings_per_fold(&self.grid, network.folds()) {
-                pass.all_folds(image, network, sink)?;
-            } else {
-                pass.fold_by_fold(image, network, sink)?;
+            let next = pass.on_device(image, network, sink)?;
+            if next < self.grid.image()[0] {
+                if Self::rings_per_fold(&self.grid, network.folds()) {
+                    pass.all_folds(next, image, network, sink)?;
+                } else {
+                    pass.fold_by_fold(next, image, network, sink)?;
+                }
             }
             skipped += pass.skipped;
             patch = pass.patch;
@@ -229,9 +252,10 @@ impl SlidingWindow {
 }
 
 impl Pass<'_> {
-    /// Predicts all folds of a level before the next.
+    /// Predicts all folds of a level before the next, for the slices of the image from `next` on.
     fn all_folds<T: Logit>(
         &mut self,
+        next: usize,
         image: &mut dyn ImageSlices,
         network: &mut dyn PatchPredictor,
         sink: &mut dyn LogitsSink<T>,
@@ -242,11 +266,11 @@ impl Pass<'_> {
         let mut rings: Vec<Ring<T>> = (0..folds)
             .map(|_| Ring::new(self.grid, network.heads(), self.column))
             .collect();
-        for level in 0..self.grid.starts(0).len() {
+        for level in self.grid.levels_from(next) {
             for (fold, ring) in rings.iter().enumerate() {
                 self.level(image, level, fold, network, ring)?;
             }
-            for (slot, z) in self.image_slices(level) {
+            for (slot, z) in self.image_slices(level, next) {
                 for (fold, ring) in rings.iter().enumerate() {
                     ring.fill_air(slot, self.air);
                     if fold == 0 {
@@ -270,9 +294,10 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Predicts one fold after the other into a volume of summed logits.
+    /// Predicts one fold after the other into a volume of summed logits, for the slices from `next` on.
     fn fold_by_fold<T: Logit>(
         &mut self,
+        next: usize,
         image: &mut dyn ImageSlices,
         network: &mut dyn PatchPredictor,
         sink: &mut dyn LogitsSink<T>,
@@ -282,9 +307,9 @@ impl Pass<'_> {
         let mut sums: Vec<Vec<T>> = Vec::with_capacity(self.grid.image()[0]);
         for fold in 0..folds {
             let mut ring = Ring::new(self.grid, network.heads(), self.column);
-            for level in 0..self.grid.starts(0).len() {
+            for level in self.grid.levels_from(next) {
                 self.level(image, level, fold, network, &ring)?;
-                for (slot, z) in self.image_slices(level) {
+                for (slot, z) in self.image_slices(level, next) {
                     ring.fill_air(slot, self.air);
                     ring.finish(slot, z, &mut finished)?;
                     sink.fold(z, &finished);
@@ -292,11 +317,12 @@ impl Pass<'_> {
                         sums.push(finished.clone());
                         continue;
                     }
-                    add(&mut sums[z], &finished);
+                    let sum = &mut sums[z - next];
+                    add(sum, &finished);
                     if fold + 1 == folds {
-                        average(&mut sums[z], folds);
-                        sink.accept(z, &mut sums[z])?;
-                        sums[z] = Vec::new();
+                        average(sum, folds);
+                        sink.accept(z, sum)?;
+                        *sum = Vec::new();
                     }
                 }
                 ring.advance(self.grid.final_slices(level).len());
@@ -305,13 +331,22 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Ring slots that are final after `level`, with the slices of the image they hold.
-    fn image_slices(&self, level: usize) -> Vec<(usize, usize)> {
+    /// Ring slots that are final after `level`, with the slices of the image they hold, from slice `next` on.
+    pub(super) fn image_slices(&self, level: usize, next: usize) -> Vec<(usize, usize)> {
         self.grid
             .final_slices(level)
             .enumerate()
             .filter_map(|(slot, z)| Some((slot, self.grid.image_slice(z)?)))
+            .filter(|&(_, z)| z >= next)
             .collect()
+    }
+
+    /// Tells of a tile that is done, unless it was told of before.
+    fn done(&mut self) {
+        match self.again.checked_sub(1) {
+            Some(left) => self.again = left,
+            None => self.progress.advance(1),
+        }
     }
 
     /// Adds all tiles of the column that start at one z.
@@ -347,7 +382,7 @@ impl Pass<'_> {
                         ring.add(&logits, self.importance, [y, x], grid);
                     })?;
                 }
-                self.progress.advance(1);
+                self.done();
             }
         }
         Ok(())
@@ -355,10 +390,10 @@ impl Pass<'_> {
 }
 
 /// Per axis the part of a tile that lies in the image, in image coordinates, and where it lies in the patch.
-type Overlap = [(Range<usize>, usize); 3];
+pub(super) type Overlap = [(Range<usize>, usize); 3];
 
 /// The [`Overlap`] of the tile at `start` of the padded image.
-fn overlap(start: [usize; 3], grid: &WindowGrid) -> Overlap {
+pub(super) fn overlap(start: [usize; 3], grid: &WindowGrid) -> Overlap {
     std::array::from_fn(|axis| {
         let before = grid.pad_before()[axis];
         let first = start[axis].max(before);
@@ -533,13 +568,13 @@ fn locked<T>(slice: &Mutex<Slice<T>>) -> MutexGuard<'_, Slice<T>> {
 /// Elements that one parallel task adds or divides.
 const CHUNK: usize = 1 << 16;
 
-fn add<T: Logit>(sums: &mut [T], others: &[T]) {
+pub(super) fn add<T: Logit>(sums: &mut [T], others: &[T]) {
     sums.par_chunks_mut(CHUNK)
         .zip(others.par_chunks(CHUNK))
         .for_each(|(sums, others)| T::add(sums, others));
 }
 
-fn average<T: Logit>(values: &mut [T], folds: usize) {
+pub(super) fn average<T: Logit>(values: &mut [T], folds: usize) {
     if folds > 1 {
         values
             .par_chunks_mut(CHUNK)

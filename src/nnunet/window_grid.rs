@@ -103,6 +103,14 @@ impl WindowGrid {
         first..end
     }
 
+    /// Levels, as indices of `starts(0)`, whose tiles reach slice `next` of the image or slices above.
+    pub fn levels_from(&self, next: usize) -> Range<usize> {
+        let next = next + self.pad_before[0];
+        let starts = &self.starts[0];
+        let first = starts.partition_point(|start| start + self.patch[0] <= next);
+        first..starts.len()
+    }
+
     /// Slices of the image that the tiles of `level` see.
     pub fn seen_slices(&self, level: usize) -> Range<usize> {
         let start = self.starts[0][level];

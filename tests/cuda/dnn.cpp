@@ -3,7 +3,7 @@
 //
 // Descriptors are honoured: ranks, sizes, strides, number types, layouts of filters, padding, stride, and the kind of
 // math (factors of single precision are rounded to TF32 unless the descriptor forbids it). Work space is filled
-// with NaN so that one that is too small shows.
+// with NaN so that one that is too small shows. Work is queued in the simulated driver, which does it later.
 //
 // Environment: MEDSEG_SIM_FAULT (wrong, layout, layout_first, promise, memory: see below).
 
@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <thread>
 #include <vector>
 
@@ -18,6 +19,12 @@ enum { SUCCESS = 0, BAD_PARAM = 2000, NOT_SUPPORTED = 3000, LAYOUT = 3004, NO_DE
 enum { SINGLE = 0, HALF = 2, BRAIN = 9 };
 enum { TENSOR_CORES = 1, PLAIN_SUMS = 3 };
 
+// Of the simulated driver.
+extern "C" void simulated_gpu_queue(void *stream, const std::function<void()> *work);
+
+struct Handle {
+    void *stream = nullptr;
+};
 struct Tensor {
     int type = -1;
     std::vector<int> sizes, strides;
@@ -191,9 +198,30 @@ static void convolve(Plain &low, Plain &high, const Plain &weights, const Convol
     other.join();
 }
 
-static int run(float alpha, float beta, const Tensor &low, void *low_numbers, const Tensor &high, void *high_numbers,
-               const Filter &filter, const void *weights, const Convolution &convolution, int algorithm,
-               void *workspace, size_t bytes, bool forward) {
+static void compute(const Tensor &low, void *low_numbers, const Tensor &high, void *high_numbers, const Filter &filter,
+                    const void *weights, const Convolution &convolution, void *workspace, size_t bytes, bool forward) {
+    memset(workspace, 0xFF, bytes);
+    bool round = low.type == SINGLE && convolution.math != PLAIN_SUMS;
+    Plain kernel = read(weights, filter.sizes, strides_of(filter), filter.type, round);
+    if (fault("wrong"))
+        for (size_t i = 0; i < kernel.numbers.size(); i += 5)
+            kernel.numbers[i] = 0.0f;
+    Plain from = forward ? read(high_numbers, high.sizes, high.strides, high.type, round)
+                         : read(low_numbers, low.sizes, low.strides, low.type, round);
+    Plain to(forward ? low.sizes : high.sizes);
+    if (forward)
+        convolve(to, from, kernel, convolution, true);
+    else
+        convolve(from, to, kernel, convolution, false);
+    const Tensor &target = forward ? low : high;
+    void *numbers = forward ? low_numbers : high_numbers;
+    to.each(target.strides, [&](size_t index, long place) { store(numbers, place, target.type, to.numbers[index]); });
+}
+
+// Checks what is asked for and queues it; descriptors are copied, since they may be gone when it is done.
+static int run(void *handle, float alpha, float beta, const Tensor &low, void *low_numbers, const Tensor &high,
+               void *high_numbers, const Filter &filter, const void *weights, const Convolution &convolution,
+               int algorithm, void *workspace, size_t bytes, bool forward) {
     if (alpha != 1.0f || beta != 0.0f || low.type != high.type || low.type != filter.type)
         return BAD_PARAM;
     if (fault("promise") && algorithm == 1)
@@ -211,22 +239,10 @@ static int run(float alpha, float beta, const Tensor &low, void *low_numbers, co
         if (low.sizes[axis] != (high.sizes[axis] + 2 * pad - filter.sizes[axis]) / step + 1)
             return BAD_PARAM;
     }
-    memset(workspace, 0xFF, bytes);
-    bool round = low.type == SINGLE && convolution.math != PLAIN_SUMS;
-    Plain kernel = read(weights, filter.sizes, strides_of(filter), filter.type, round);
-    if (fault("wrong"))
-        for (size_t i = 0; i < kernel.numbers.size(); i += 5)
-            kernel.numbers[i] = 0.0f;
-    Plain from = forward ? read(high_numbers, high.sizes, high.strides, high.type, round)
-                         : read(low_numbers, low.sizes, low.strides, low.type, round);
-    Plain to(forward ? low.sizes : high.sizes);
-    if (forward)
-        convolve(to, from, kernel, convolution, true);
-    else
-        convolve(from, to, kernel, convolution, false);
-    const Tensor &target = forward ? low : high;
-    void *numbers = forward ? low_numbers : high_numbers;
-    to.each(target.strides, [&](size_t index, long place) { store(numbers, place, target.type, to.numbers[index]); });
+    std::function<void()> work = [=] {
+        compute(low, low_numbers, high, high_numbers, filter, weights, convolution, workspace, bytes, forward);
+    };
+    simulated_gpu_queue(((Handle *)handle)->stream, &work);
     return SUCCESS;
 }
 
@@ -256,9 +272,9 @@ size_t cudnnGetVersion() { return 91000; }
 const char *cudnnGetErrorString(int code) {
     return code == LAYOUT ? "CUDNN_STATUS_NOT_SUPPORTED_LAYOUT" : code == BAD_PARAM ? "CUDNN_STATUS_BAD_PARAM" : "CUDNN_STATUS_OTHER";
 }
-int cudnnCreate(void **handle) { return *handle = new int, SUCCESS; }
-int cudnnDestroy(void *handle) { return delete (int *)handle, SUCCESS; }
-int cudnnSetStream(void *, void *) { return SUCCESS; }
+int cudnnCreate(void **handle) { return *handle = new Handle, SUCCESS; }
+int cudnnDestroy(void *handle) { return delete (Handle *)handle, SUCCESS; }
+int cudnnSetStream(void *handle, void *stream) { return ((Handle *)handle)->stream = stream, SUCCESS; }
 int cudnnCreateTensorDescriptor(Tensor **made) { return *made = new Tensor, SUCCESS; }
 int cudnnDestroyTensorDescriptor(Tensor *old) { return delete old, SUCCESS; }
 int cudnnSetTensorNdDescriptor(Tensor *tensor, int type, int rank, const int *sizes, const int *strides) {
@@ -295,16 +311,16 @@ int cudnnGetConvolutionBackwardDataAlgorithm_v7(void *, const Filter *, const Te
                                                 Candidate *list) {
     return candidates(*from, *convolution, most, count, list, false);
 }
-int cudnnConvolutionForward(void *, const float *alpha, const Tensor *from, void *numbers, const Filter *filter,
+int cudnnConvolutionForward(void *handle, const float *alpha, const Tensor *from, void *numbers, const Filter *filter,
                             const void *weights, const Convolution *convolution, int algorithm, void *workspace,
                             size_t bytes, const float *beta, const Tensor *to, void *result) {
-    return run(*alpha, *beta, *to, result, *from, numbers, *filter, weights, *convolution, algorithm, workspace, bytes,
-               true);
+    return run(handle, *alpha, *beta, *to, result, *from, numbers, *filter, weights, *convolution, algorithm, workspace,
+               bytes, true);
 }
-int cudnnConvolutionBackwardData(void *, const float *alpha, const Filter *filter, const void *weights,
+int cudnnConvolutionBackwardData(void *handle, const float *alpha, const Filter *filter, const void *weights,
                                  const Tensor *from, void *numbers, const Convolution *convolution, int algorithm,
                                  void *workspace, size_t bytes, const float *beta, const Tensor *to, void *result) {
-    return run(*alpha, *beta, *from, numbers, *to, result, *filter, weights, *convolution, algorithm, workspace, bytes,
-               false);
+    return run(handle, *alpha, *beta, *from, numbers, *to, result, *filter, weights, *convolution, algorithm, workspace,
+               bytes, false);
 }
 }

@@ -5,8 +5,12 @@
 // threads one after the other. What a launch is given is checked against the text the program ships (kernels.ptx).
 // Memory is full of NaN when it is handed out and fenced by bytes that are checked when it is given back.
 //
+// Nothing that is queued is done before somebody waits for it: whoever reads a result without waiting reads what was
+// there before. Graphs are recorded and repeated.
+//
 // Environment: MEDSEG_SIM_DEVICES (how many GPUs, 1), MEDSEG_SIM_MEMORY (bytes of each, 8 GiB), MEDSEG_SIM_LOG (a file
-// that gets one line at the end), MEDSEG_SIM_FAULT (old, ptx, launch: see below).
+// that gets one line at the end), MEDSEG_SIM_FAULT (old, ptx, launch, late, capture: see below), MEDSEG_SIM_AFTER (how
+// many launches work before launch and late set in, 60).
 
 #include <atomic>
 #include <cmath>
@@ -14,8 +18,11 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
+#include <functional>
 #include <map>
 #include <mutex>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -32,6 +39,8 @@ struct __half {
 };
 static float __half2float(__half number) { return (float)number.value; }
 static __half __float2half_rn(float number) { return {(_Float16)number}; }
+static float __fadd_rn(float a, float b) { return a + b; }
+static float __fmul_rn(float a, float b) { return a * b; }
 static float __uint_as_float(unsigned bits) {
     float number;
     memcpy(&number, &bits, 4);
@@ -44,7 +53,7 @@ static unsigned __float_as_uint(float number) {
 }
 #include "../../src/nn/cuda/kernels.cu"
 
-enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, UNSUPPORTED_PTX = 222, NOT_FOUND = 500, ILLEGAL_ADDRESS = 700 };
+enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, UNSUPPORTED_PTX = 222, NOT_FOUND = 500, ILLEGAL_ADDRESS = 700, CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED = 901 };
 
 static bool fault(const char *name) {
     const char *set = getenv("MEDSEG_SIM_FAULT");
@@ -60,7 +69,8 @@ static size_t number(const char *name, size_t otherwise) {
 static std::mutex lock;
 static std::map<uint64_t, size_t> buffers;
 static size_t used, peak;
-static std::atomic<size_t> launches;
+static std::atomic<size_t> launches, asked, graphs;
+static bool spent() { return asked > number("MEDSEG_SIM_AFTER", 60); }
 static const size_t FENCE = 256;
 static const unsigned char FENCE_BYTE = 0xA5;
 
@@ -90,12 +100,59 @@ static struct Log {
             check_fences(buffer.first, buffer.second);
         if (const char *path = getenv("MEDSEG_SIM_LOG")) {
             if (FILE *file = fopen(path, "w")) {
-                fprintf(file, "launches %zu peak %zu\n", launches.load(), peak);
+                fprintf(file, "launches %zu peak %zu graphs %zu\n", launches.load(), peak, graphs.load());
                 fclose(file);
             }
         }
     }
 } log_at_end;
+
+// Work in the order in which it was queued.
+typedef std::function<void()> Work;
+struct Stream {
+    std::deque<Work> waiting;
+    size_t queued = 0, done = 0;
+    std::vector<Work> *recorded = nullptr;
+};
+struct Event {
+    Stream *stream = nullptr;
+    size_t place = 0;
+};
+// Of the streams and what they hold; work is done by one thread at a time.
+static std::recursive_mutex streams_lock;
+static std::set<Stream *> streams;
+// Streams that this thread records.
+static thread_local int recording;
+
+static void queue(Stream *stream, Work work) {
+    std::lock_guard<std::recursive_mutex> held(streams_lock);
+    if (stream->recorded) {
+        stream->recorded->push_back(std::move(work));
+    } else {
+        stream->waiting.push_back(std::move(work));
+        ++stream->queued;
+    }
+}
+
+static void finish(Stream *stream, size_t place) {
+    std::lock_guard<std::recursive_mutex> held(streams_lock);
+    while (stream->done < place && !stream->waiting.empty()) {
+        stream->waiting.front()();
+        stream->waiting.pop_front();
+        ++stream->done;
+    }
+}
+
+static bool known(void *stream) {
+    std::lock_guard<std::recursive_mutex> held(streams_lock);
+    return streams.count((Stream *)stream);
+}
+
+static void finish_all() {
+    std::lock_guard<std::recursive_mutex> held(streams_lock);
+    for (Stream *stream : streams)
+        finish(stream, stream->queued);
+}
 
 // A kernel: how it is called with parameters behind pointers, and the sizes of these.
 struct Kernel {
@@ -115,8 +172,9 @@ template <typename... A> struct Caller<void (*)(A...)> {
 #define KERNEL(NAME) {#NAME, Caller<decltype(&NAME)>::kernel<&NAME>()}
 #define TYPED(NAME) KERNEL(NAME##_f32), KERNEL(NAME##_f16), KERNEL(NAME##_bf16)
 static std::map<std::string, Kernel> kernels = {
-    KERNEL(fold),     KERNEL(factors), TYPED(gather),  TYPED(moments),
-    TYPED(normalise), TYPED(biased),   TYPED(average), TYPED(head),
+    KERNEL(fold),       KERNEL(factors),   KERNEL(next_tiles),    TYPED(gather),  TYPED(moments),
+    TYPED(normalise),   TYPED(biased),     TYPED(average),     TYPED(head),
+    KERNEL(weigh_f32),  KERNEL(weigh_f16), KERNEL(divide_f32), KERNEL(divide_f16),
 };
 
 // Sizes of the parameters that `text` declares for a kernel.
@@ -163,6 +221,8 @@ int cuMemGetInfo_v2(size_t *free, size_t *total) {
     return SUCCESS;
 }
 int cuMemAlloc_v2(uint64_t *address, size_t bytes) {
+    if (recording)
+        return CAPTURE_UNSUPPORTED;
     std::lock_guard<std::mutex> held(lock);
     size_t total;
     cuDeviceTotalMem_v2(&total, 0);
@@ -183,6 +243,9 @@ int cuMemAlloc_v2(uint64_t *address, size_t bytes) {
     return SUCCESS;
 }
 int cuMemFree_v2(uint64_t address) {
+    if (recording)
+        return CAPTURE_UNSUPPORTED;
+    finish_all();
     std::lock_guard<std::mutex> held(lock);
     auto found = buffers.find(address);
     if (found == buffers.end())
@@ -193,26 +256,107 @@ int cuMemFree_v2(uint64_t address) {
     buffers.erase(found);
     return SUCCESS;
 }
-int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *) {
-    if (!inside(to, bytes))
+// Memory of the host that is not pinned is copied aside before the call returns.
+int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *stream) {
+    if (!inside(to, bytes) || !known(stream))
         return INVALID_VALUE;
-    return memcpy((void *)to, from, bytes), SUCCESS;
-}
-int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *) {
-    if (!inside(from, bytes))
-        return INVALID_VALUE;
-    return memcpy(to, (void *)from, bytes), SUCCESS;
-}
-int cuMemsetD32Async(uint64_t to, unsigned value, size_t count, void *) {
-    if (!inside(to, 4 * count))
-        return INVALID_VALUE;
-    for (size_t i = 0; i < count; ++i)
-        ((unsigned *)to)[i] = value;
+    if (((Stream *)stream)->recorded)
+        return CAPTURE_UNSUPPORTED;
+    std::vector<char> aside((const char *)from, (const char *)from + bytes);
+    queue((Stream *)stream, [to, aside] { memcpy((void *)to, aside.data(), aside.size()); });
     return SUCCESS;
 }
-int cuStreamCreate(void **stream, unsigned) { return *stream = &used, SUCCESS; }
-int cuStreamDestroy_v2(void *) { return SUCCESS; }
-int cuStreamSynchronize(void *stream) { return stream == &used ? SUCCESS : INVALID_VALUE; }
+// The call returns once memory that is not pinned is written.
+int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *stream) {
+    if (!inside(from, bytes) || !known(stream))
+        return INVALID_VALUE;
+    if (((Stream *)stream)->recorded)
+        return CAPTURE_UNSUPPORTED;
+    queue((Stream *)stream, [to, from, bytes] { memcpy(to, (void *)from, bytes); });
+    finish((Stream *)stream, ((Stream *)stream)->queued);
+    return SUCCESS;
+}
+int cuMemsetD8Async(uint64_t to, unsigned char value, size_t bytes, void *stream) {
+    if (!inside(to, bytes) || !known(stream))
+        return INVALID_VALUE;
+    queue((Stream *)stream, [to, value, bytes] { memset((void *)to, value, bytes); });
+    return SUCCESS;
+}
+int cuStreamCreate(void **stream, unsigned) {
+    std::lock_guard<std::recursive_mutex> held(streams_lock);
+    Stream *made = new Stream;
+    streams.insert(made);
+    return *stream = made, SUCCESS;
+}
+int cuStreamDestroy_v2(void *stream) {
+    if (!known(stream))
+        return INVALID_VALUE;
+    finish((Stream *)stream, ((Stream *)stream)->queued);
+    std::lock_guard<std::recursive_mutex> held(streams_lock);
+    streams.erase((Stream *)stream);
+    return delete (Stream *)stream, SUCCESS;
+}
+int cuStreamSynchronize(void *stream) {
+    if (!known(stream))
+        return INVALID_VALUE;
+    if (((Stream *)stream)->recorded)
+        return CAPTURE_UNSUPPORTED;
+    finish((Stream *)stream, ((Stream *)stream)->queued);
+    return SUCCESS;
+}
+int cuEventCreate(void **event, unsigned) { return *event = new Event, SUCCESS; }
+int cuEventDestroy_v2(void *event) { return delete (Event *)event, SUCCESS; }
+int cuEventRecord(void *event, void *stream) {
+    if (!known(stream))
+        return INVALID_VALUE;
+    if (((Stream *)stream)->recorded)
+        return CAPTURE_UNSUPPORTED;
+    *(Event *)event = {(Stream *)stream, ((Stream *)stream)->queued};
+    return SUCCESS;
+}
+int cuEventSynchronize(void *event) {
+    Event *waited = (Event *)event;
+    if (waited->stream)
+        finish(waited->stream, waited->place);
+    return fault("late") && spent() ? ILLEGAL_ADDRESS : SUCCESS;
+}
+int cuStreamBeginCapture_v2(void *stream, int mode) {
+    if (!known(stream) || mode != 1 || ((Stream *)stream)->recorded)
+        return INVALID_VALUE;
+    ((Stream *)stream)->recorded = new std::vector<Work>;
+    return ++recording, SUCCESS;
+}
+int cuStreamEndCapture(void *stream, void **graph) {
+    if (!known(stream) || !((Stream *)stream)->recorded)
+        return INVALID_VALUE;
+    *graph = ((Stream *)stream)->recorded;
+    ((Stream *)stream)->recorded = nullptr;
+    --recording;
+    if (!fault("capture"))
+        return SUCCESS;
+    delete (std::vector<Work> *)*graph;
+    return *graph = nullptr, CAPTURE_INVALIDATED;
+}
+int cuGraphDestroy(void *graph) { return delete (std::vector<Work> *)graph, SUCCESS; }
+int cuGraphInstantiateWithFlags(void **made, void *graph, unsigned long long flags) {
+    if (flags)
+        return INVALID_VALUE;
+    return *made = new std::vector<Work>(*(std::vector<Work> *)graph), SUCCESS;
+}
+int cuGraphExecDestroy(void *made) { return delete (std::vector<Work> *)made, SUCCESS; }
+int cuGraphLaunch(void *made, void *stream) {
+    if (!known(stream) || ((Stream *)stream)->recorded)
+        return INVALID_VALUE;
+    asked += ((std::vector<Work> *)made)->size();
+    if (fault("launch") && spent())
+        return ILLEGAL_ADDRESS;
+    ++graphs;
+    for (const Work &work : *(std::vector<Work> *)made)
+        queue((Stream *)stream, work);
+    return SUCCESS;
+}
+// For the simulated cuDNN.
+void simulated_gpu_queue(void *stream, const Work *work) { queue((Stream *)stream, *work); }
 int cuModuleLoadData(void **module, const void *text) {
     if (fault("ptx"))
         return UNSUPPORTED_PTX;
@@ -229,20 +373,31 @@ int cuModuleGetFunction(void **function, void *module, const char *name) {
 }
 int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
                    unsigned shared, void *stream, void **parameters, void **extra) {
-    if (gy != 1 || gz != 1 || by != 1 || bz != 1 || shared || extra || stream != &used || !gx || !bx || bx > 1024)
+    if (gy != 1 || gz != 1 || by != 1 || bz != 1 || shared || extra || !known(stream) || !gx || !bx || bx > 1024)
         return INVALID_VALUE;
-    if (fault("launch") && launches > 200)
+    if (fault("launch") && spent())
         return ILLEGAL_ADDRESS;
-    ++launches;
-    gridDim = {gx, 1, 1};
-    blockDim = {bx, 1, 1};
-    for (unsigned block = 0; block < gx; ++block) {
-        for (unsigned thread = 0; thread < bx; ++thread) {
-            blockIdx = {block, 0, 0};
-            threadIdx = {thread, 0, 0};
-            ((Kernel *)function)->call(parameters);
+    ++asked;
+    // Parameters are copied before the call returns.
+    const Kernel *kernel = (Kernel *)function;
+    std::vector<std::vector<char>> copies;
+    for (size_t i = 0; i < kernel->sizes.size(); ++i)
+        copies.emplace_back((char *)parameters[i], (char *)parameters[i] + kernel->sizes[i]);
+    queue((Stream *)stream, [=]() mutable {
+        std::vector<void *> pointers;
+        for (auto &copy : copies)
+            pointers.push_back(copy.data());
+        ++launches;
+        gridDim = {gx, 1, 1};
+        blockDim = {bx, 1, 1};
+        for (unsigned block = 0; block < gx; ++block) {
+            for (unsigned thread = 0; thread < bx; ++thread) {
+                blockIdx = {block, 0, 0};
+                threadIdx = {thread, 0, 0};
+                kernel->call(pointers.data());
+            }
         }
-    }
+    });
     return SUCCESS;
 }
 }

@@ -6,6 +6,7 @@ use medseg::nn::cuda::{self, Arithmetic, Gpu};
 use medseg::nn::{Error, Network};
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
+use std::slice::from_ref;
 
 /// The simulated GPU in this process: libraries that are loaded already are found by their names.
 fn gpu() -> Gpu {
@@ -30,8 +31,9 @@ pub fn worst(found: &[f32], expected: &[f32]) -> f32 {
     differences.fold(0f32, worse) / largest
 }
 
-/// Runs every fixture on `gpu` in every arithmetic, twice: the second run finds the first one's leftovers. Both must give
-/// the same logits, within the tolerance of PyTorch's. Returns how far each is from them.
+/// Runs every fixture on `gpu` in every arithmetic, three times: the second run finds the first one's leftovers and is
+/// recorded, the third repeats the recording. All must give the same logits, within the tolerance of PyTorch's. Returns
+/// how far each is from them.
 pub fn check_logits(
     gpu: &Gpu,
     tolerances: [(Arithmetic, f32); 4],
@@ -43,17 +45,18 @@ pub fn check_logits(
         for (arithmetic, tolerance) in tolerances {
             let network =
                 cuda::Network::checked(gpu, &host, &case.weights, arithmetic, case.patch).unwrap();
-            let mut executor = network.executor(case.patch);
+            let mut executor = cuda::Executor::new(from_ref(&network), case.patch, &[[false; 3]]);
             let mut run = || {
                 let mut logits = vec![f32::NAN; case.logits.len()];
-                executor
-                    .run(&case.input, &[[false; 3]], &mut logits)
-                    .unwrap();
+                executor.run(0, &case.input, &mut logits).unwrap();
                 logits
             };
-            let (first, second) = (run(), run());
-            assert!(first == second, "{name} {arithmetic:?}: two runs differ");
-            let worst = worst(&second, &case.logits);
+            let (first, second, third) = (run(), run(), run());
+            assert!(
+                first == second && second == third,
+                "{name} {arithmetic:?}: runs differ"
+            );
+            let worst = worst(&third, &case.logits);
             println!("{name} {}: {worst:.1e}", arithmetic.name());
             assert!(worst <= tolerance, "{name} {arithmetic:?}: {worst:e}");
             distances.push((name, arithmetic, worst));
@@ -105,10 +108,10 @@ fn mirrored_passes_are_averaged_as_on_the_processor() {
         let network =
             cuda::Network::checked(&gpu, &host, &case.weights, Arithmetic::Fp32, case.patch)
                 .unwrap();
-        let mut executor = network.executor(case.patch);
+        let mut executor = cuda::Executor::new(from_ref(&network), case.patch, &flips);
         let mut logits = vec![f32::NAN; case.logits.len()];
-        executor.run(&case.input, &flips, &mut logits).unwrap();
-        assert_eq!(executor.items(), 8);
+        executor.run(0, &case.input, &mut logits).unwrap();
+        assert_eq!(executor.batch(), [1, 8]);
         let worst = worst(&logits, &expected);
         assert!(worst < 2e-6, "{name}: {worst:e}");
     }
@@ -125,15 +128,11 @@ fn numbers_that_are_not_finite_are_blamed_on_input_or_layer() {
     let mut logits = vec![0.0; case.logits.len()];
     let mut input = case.input.clone();
     input[17] = f32::NAN;
-    let mut executor = good.executor(case.patch);
-    let error = executor
-        .run(&input, &[[false; 3]], &mut logits)
-        .unwrap_err();
+    let mut executor = cuda::Executor::new(from_ref(&good), case.patch, &[[false; 3]]);
+    let error = executor.run(0, &input, &mut logits).unwrap_err();
     assert!(matches!(error, Error::InputNotFinite), "{error}");
     // And a good patch afterwards is as good as ever.
-    executor
-        .run(&case.input, &[[false; 3]], &mut logits)
-        .unwrap();
+    executor.run(0, &case.input, &mut logits).unwrap();
     assert!(worst(&logits, &case.logits) < 2e-6);
 
     let mut broken = case.weights.clone();

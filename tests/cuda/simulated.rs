@@ -6,12 +6,15 @@ use medseg::volume::LabelTable;
 use serde_json::Value;
 use std::path::Path;
 
-/// The log of the simulator: launches and the most memory in use.
-fn log(path: &Path) -> [usize; 2] {
+/// The log of the simulator: launches, the most memory in use, and launches of graphs.
+fn log(path: &Path) -> [usize; 3] {
     let line = std::fs::read_to_string(path).unwrap();
     let words: Vec<&str> = line.split_whitespace().collect();
-    assert_eq!((words[0], words[2]), ("launches", "peak"));
-    [words[1].parse().unwrap(), words[3].parse().unwrap()]
+    assert_eq!(
+        [words[0], words[2], words[4]],
+        ["launches", "peak", "graphs"]
+    );
+    [1, 3, 5].map(|word| words[word].parse().unwrap())
 }
 
 fn labels(path: &Path) -> Vec<u16> {
@@ -133,25 +136,23 @@ fn short_memory_halves_the_passes_and_never_loses_a_case() {
     };
     let (full, _) = gpu("full", 8 << 30);
     assert!(difference(&here.join("cpu.nii"), &here.join("full.nii")) <= 1e-4);
-    // Less work space for cuDNN, then fewer passes together, with more launches: always the same voxels.
-    let (tight, _) = gpu("tight", full[1] / 2);
-    assert!(
-        tight[0] == full[0] && tight[1] < full[1],
-        "{tight:?} {full:?}"
-    );
-    assert_eq!(read("tight.nii"), read("full.nii"));
-    let mut launches = tight[0];
-    for (name, percent) in [("four", 80), ("two", 48), ("one", 32)] {
-        let limit = tight[1] * percent / 100;
+    // Fewer tiles together, fewer passes of each, and at last sums on the host: more launches, always the same voxels.
+    let mut launches = full[0];
+    for (name, percent) in [("fewer", 70), ("one", 40), ("four", 15), ("two", 8)] {
+        let limit = full[1] * percent / 100;
         let (found, told) = gpu(name, limit);
         assert!(
             found[1] <= limit && found[0] > launches,
-            "{name}: {found:?} {tight:?}"
+            "{name}: {found:?} {full:?}"
         );
         launches = found[0];
         assert!(!told.contains("goes on"), "{told}");
         assert_eq!(read(&format!("{name}.nii")), read("full.nii"), "{name}");
     }
+    let (found, told) = gpu("host", full[1] / 20);
+    assert!(found[0] > 100 && found[0] < launches, "{found:?}");
+    assert!(!told.contains("goes on"), "{told}");
+    assert_eq!(read("host.nii"), read("full.nii"));
     // Not even the weights fit: the processor does it, and it is said.
     let (_, told) = gpu("none", 1 << 16);
     assert!(
@@ -233,6 +234,43 @@ fn a_gpu_that_fails_while_it_runs_costs_a_case_only_where_it_was_insisted_on() {
         text(&output.stderr)
     );
     assert!(difference(&here.join("cpu.nii"), &here.join("auto.nii")) <= 1e-4);
+    // Whenever it fails, also while it is waited for: what it finished is kept.
+    for after in ["40", "70", "90", "110"] {
+        for fault in ["launch", "late"] {
+            let settings = [("MEDSEG_SIM_FAULT", fault), ("MEDSEG_SIM_AFTER", after)];
+            let arguments = format!("{arguments} -o later.nii --device auto --force");
+            let output = succeed(here, &arguments, &settings);
+            let told = text(&output.stderr);
+            assert!(
+                told.contains("the processor goes on"),
+                "{fault} {after}: {told}"
+            );
+            assert!(difference(&here.join("cpu.nii"), &here.join("later.nii")) <= 1e-4);
+        }
+    }
+}
+
+#[test]
+fn work_that_cannot_be_recorded_is_queued_one_by_one() {
+    let (here, arguments) = mirrored_case();
+    let here = here.path();
+    let go = |name: &str, fault: &str| {
+        let settings = [("MEDSEG_SIM_LOG", "log"), ("MEDSEG_SIM_FAULT", fault)];
+        succeed(
+            here,
+            &format!("{arguments} -o {name} --device cuda"),
+            &settings,
+        );
+        (
+            log(&here.join("log")),
+            std::fs::read(here.join(name)).unwrap(),
+        )
+    };
+    let ([launches, _, graphs], recorded) = go("recorded.nii", "none");
+    let ([same, _, none], plain) = go("plain.nii", "capture");
+    assert!(graphs > 0);
+    assert_eq!((same, none), (launches, 0));
+    assert_eq!(recorded, plain);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::Arithmetic;
 use super::error::Error;
+use super::executor::Executor;
 use super::gpu::Gpu;
 use super::network::Network;
 use crate::nn::Error as NetworkError;
@@ -51,9 +52,9 @@ impl Network {
         let attempt = |last: bool| -> Result<Self, NetworkError> {
             let network = Self::new(gpu, host, weights, arithmetic, last)?;
             let mut found = vec![0.0; expected.len()];
-            network
-                .executor(patch)
-                .run(&input, &[[false; 3]], &mut found)?;
+            let mut executor = Executor::new(std::slice::from_ref(&network), patch, &[[false; 3]]);
+            executor.run(0, &input, &mut found)?;
+            drop(executor);
             let difference = relative_difference(&found, &expected);
             let bound = arithmetic.bound();
             // NaN is no agreement.

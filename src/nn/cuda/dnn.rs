@@ -8,9 +8,10 @@ use std::ptr::null_mut;
 use std::sync::{Arc, OnceLock};
 
 use super::Arithmetic;
-use super::driver::{Address, Handle, Queue};
+use super::driver::{Address, Handle};
 use super::error::Error;
 use super::library::{Library, functions};
+use super::queue::Queue;
 
 /// `cudnnConvolutionFwdAlgoPerf_t`, `cudnnConvolutionBwdDataAlgoPerf_t`.
 #[repr(C)]

@@ -1,52 +1,62 @@
-//! Runs a network on patches of one size, as many mirrored passes at a time as memory allows.
+//! Runs a network on patches of one size, as many of them and of their mirrored passes at a time as memory allows.
 
-use super::dnn::{Convolution, Shape};
-use super::driver::{Address, Buffer};
 use super::error::Error;
-use super::gpu::Argument;
-use super::layout::{Layout, lanes};
-use super::network::{End, Network, Step};
-use crate::nn::arena::all_finite;
+use super::memory::Buffer;
+use super::network::Network;
+use super::pass::{Batch, Pass, Source};
+use super::sums::Level;
 use crate::nn::{Error as NetworkError, network::expect_len};
 
 /// Most work space of a convolution, in bytes.
 const WORKSPACE: usize = 2 << 30;
 /// The same where memory is short.
 const SMALL_WORKSPACE: usize = 32 << 20;
-/// The part of free memory that is left to cuDNN: one in so many.
-const RESERVE: usize = 16;
+/// Voxels of patches and their mirrored passes that are computed together, where there are so many: eight patches of
+/// 128 voxels along each axis.
+const TOGETHER: usize = 8 << 21;
 
-/// Runs a network on patches of one size; owns the memory this takes on the GPU.
+/// Runs networks of one kind, the folds of a model, on patches of one size; owns the memory this takes on the GPU.
 ///
 /// Results are the same bytes on the same GPU, driver and cuDNN, as long as memory allows as many passes at a time;
 /// otherwise they may differ by rounding.
 pub struct Executor<'n> {
-    network: &'n Network,
+    networks: &'n [Network],
     patch: [usize; 3],
-    /// Passes at a time; 0 before the first run.
-    items: usize,
+    /// Axes to be mirrored of every pass: bit 0 is z, bit 1 y, bit 2 x.
+    flips: Vec<u32>,
+    batch: Batch,
     workspace: usize,
     pass: Option<Pass>,
+    /// For patches of the host.
+    source: Option<Source>,
 }
 
-impl Network {
-    /// An executor for patches of `patch` voxels `[z, y, x]`, multiples of the network's strides. Memory is taken when
-    /// the first patch comes.
-    pub fn executor(&self, patch: [usize; 3]) -> Executor<'_> {
-        Executor {
-            network: self,
+impl<'n> Executor<'n> {
+    /// An executor of `networks`, at least one, for patches of `patch` voxels `[z, y, x]`, multiples of the networks'
+    /// strides. Logits are means over a pass for each of `flips`, which names the axes `[z, y, x]` to be mirrored; for
+    /// the patch alone `flips` is one with no axes. Memory is taken when the first patch comes.
+    pub fn new(networks: &'n [Network], patch: [usize; 3], flips: &[[bool; 3]]) -> Self {
+        let bits = |flip: &[bool; 3]| {
+            let axes = flip.iter().enumerate();
+            axes.map(|(axis, &mirrored)| u32::from(mirrored) << axis)
+                .sum()
+        };
+        Self {
+            networks,
             patch,
-            items: 0,
+            flips: flips.iter().map(bits).collect(),
+            batch: Batch {
+                windows: 1,
+                passes: flips.len(),
+            },
             workspace: WORKSPACE,
             pass: None,
+            source: None,
         }
     }
-}
 
-impl Executor<'_> {
     /// Computes the mean of the logits `[classes][z][y][x]` of the patch `input` `[channels][z][y][x]` and of its
-    /// mirror images: each of `flips` names the axes `[z, y, x]` to be mirrored, and logits are mirrored back. For
-    /// the patch alone `flips` is one with no axes.
+    /// mirror images, mirrored back, with network `index`.
     ///
     /// Where memory is short, half as many passes run at a time, and half of these.
     ///
@@ -56,26 +66,62 @@ impl Executor<'_> {
     /// even one pass fits or the GPU fails.
     pub fn run(
         &mut self,
+        index: usize,
         input: &[f32],
-        flips: &[[bool; 3]],
         logits: &mut [f32],
     ) -> Result<(), NetworkError> {
         let voxels: usize = self.patch.iter().product();
-        expect_len(
-            "the input patch",
-            input.len(),
-            self.network.channels * voxels,
-        )?;
-        expect_len("the logits", logits.len(), self.network.classes * voxels)?;
-        if self.items == 0 || !flips.len().is_multiple_of(self.items) {
-            self.pass = None;
-            self.items = flips.len().max(1);
+        let network = self.network(index)?;
+        expect_len("the input patch", input.len(), network.channels * voxels)?;
+        expect_len("the logits", logits.len(), network.classes * voxels)?;
+        let mut source = match self.source.take() {
+            Some(source) => source,
+            None => self.own_source()?,
+        };
+        source.image.write(input)?;
+        let level = Level::of_patch(self.patch);
+        source.level.write(&level.numbers())?;
+        let computed = self.compute(index, &source);
+        self.source = Some(source);
+        computed?;
+        if let Some(pass) = &mut self.pass {
+            pass.logits.read(logits)?;
         }
+        self.check()
+    }
+
+    /// Memory for one patch of the host.
+    fn own_source(&self) -> Result<Source, Error> {
+        let network = &self.networks[0];
+        let voxels: usize = self.patch.iter().product();
+        let queue = network.gpu.queue();
+        Ok(Source {
+            image: Buffer::new(queue, 4 * network.channels * voxels, "the patch")?,
+            level: Buffer::new(queue, 4 * Level::numbers(1), "a tile")?,
+        })
+    }
+
+    /// Chooses how many tiles are computed together where `tiles` are to be.
+    pub(super) fn plan_windows(&mut self, tiles: usize) {
+        let voxels: usize = self.patch.iter().product();
+        let most = (TOGETHER / (voxels * self.flips.len())).clamp(1, tiles.max(1));
+        self.set_windows(tiles.max(1).div_ceil(tiles.max(1).div_ceil(most)));
+    }
+
+    fn set_windows(&mut self, windows: usize) {
+        if self.batch.windows != windows {
+            self.batch.windows = windows;
+            self.pass = None;
+        }
+    }
+
+    /// Queues the next tiles of `source` for network `index`, and says how many. Their logits follow one another in
+    /// [`logits`](Self::logits).
+    pub(super) fn compute(&mut self, index: usize, source: &Source) -> Result<usize, NetworkError> {
+        let network = self.network(index)?;
         loop {
-            let error = match self.attempt(input, flips, logits) {
-                Ok(None) => return Ok(()),
-                Ok(Some(_)) if !all_finite(input) => return Err(NetworkError::InputNotFinite),
-                Ok(Some(layer)) => return Err(NetworkError::LayerNotFinite { layer }),
+            let error = match self.attempt(network, index, source) {
+                Ok(()) => return Ok(self.batch.windows),
                 Err(error) => error,
             };
             self.pass = None;
@@ -85,21 +131,25 @@ impl Executor<'_> {
         }
     }
 
-    /// Passes that run together, as far as known.
-    pub fn items(&self) -> usize {
-        self.items
-    }
-
-    /// Bytes it holds on the GPU.
-    pub fn bytes(&self) -> usize {
-        self.pass.as_ref().map_or(0, Pass::bytes)
+    fn attempt(&mut self, network: &Network, index: usize, source: &Source) -> Result<(), Error> {
+        let usable = |pass: &Pass| pass.batch == self.batch && pass.last == network.last;
+        let pass = match self.pass.take().filter(usable) {
+            Some(pass) => pass,
+            None => Pass::new(network, self.patch, self.batch, &self.flips, self.workspace)?,
+        };
+        self.pass.insert(pass).compute(network, index, source)
     }
 
     /// Makes do with less memory; false where that is not possible.
     fn shrink(&mut self) -> bool {
-        if self.items > 1 {
-            self.items = if self.items.is_multiple_of(2) {
-                self.items / 2
+        let Batch { windows, passes } = &mut self.batch;
+        if *windows > 1 {
+            *windows /= 2;
+            return true;
+        }
+        if *passes > 1 {
+            *passes = if passes.is_multiple_of(2) {
+                *passes / 2
             } else {
                 1
             };
@@ -110,452 +160,58 @@ impl Executor<'_> {
         smaller
     }
 
-    /// One try; the name of the first layer whose results are not finite.
-    fn attempt(
-        &mut self,
-        input: &[f32],
-        flips: &[[bool; 3]],
-        logits: &mut [f32],
-    ) -> Result<Option<String>, Error> {
-        let network = self.network;
-        let pass = match self.pass.take() {
-            Some(pass) => pass,
-            None => Pass::new(network, self.patch, self.items, self.workspace)?,
+    /// Whether all numbers were finite, once the work queued so far is done.
+    ///
+    /// # Errors
+    ///
+    /// The first layer, or the input, whose numbers were not; the GPU fails.
+    pub fn check(&mut self) -> Result<(), NetworkError> {
+        let (Some(pass), Some(network)) = (&mut self.pass, self.networks.first()) else {
+            return Ok(());
         };
-        let pass = self.pass.insert(pass);
-        pass.input.write(input)?;
+        let mut broken = vec![0i32; 1 + network.steps.len()];
+        pass.broken.read_now(0, &mut broken)?;
+        let Some(first) = broken.iter().position(|&broken| broken != 0) else {
+            return Ok(());
+        };
         pass.broken.clear()?;
-        let chunks = flips.len() / self.items;
-        for (number, chunk) in flips.chunks(self.items).enumerate() {
-            let bits = |flip: &[bool; 3]| {
-                let axes = flip.iter().enumerate();
-                axes.map(|(axis, &mirrored)| u32::from(mirrored) << axis)
-                    .sum()
-            };
-            let bits: Vec<u32> = chunk.iter().map(bits).collect();
-            pass.flips.write(&bits)?;
-            let passes = if number + 1 == chunks {
-                flips.len() as f32
-            } else {
-                1.0
-            };
-            pass.forward(network, number > 0, passes)?;
-        }
-        pass.logits.read(logits)?;
-        let mut broken = vec![0i32; network.steps.len()];
-        pass.broken.read(&mut broken)?;
-        let first = broken.iter().position(|&broken| broken != 0);
-        Ok(first.map(|step| network.steps[step].name.clone()))
-    }
-}
-
-/// The memory of so many passes at a time.
-struct Pass {
-    layout: Layout,
-    arena: Buffer,
-    workspace: Buffer,
-    convolutions: Vec<Option<Convolution>>,
-    /// The patch as given.
-    input: Buffer,
-    logits: Buffer,
-    /// Axes read backwards, per item.
-    flips: Buffer,
-    /// Moments, and their sums.
-    moments: [Buffer; 2],
-    /// Scale and shift.
-    table: Buffer,
-    /// Per step, whether a result was not finite.
-    broken: Buffer,
-}
-
-impl Pass {
-    fn new(
-        network: &Network,
-        patch: [usize; 3],
-        items: usize,
-        workspace: usize,
-    ) -> Result<Self, Error> {
-        let layout = Layout::new(network, patch, items)?;
-        let queue = network.gpu.queue();
-        let voxels: usize = patch.iter().product();
-        let sizes = [
-            ("activations", layout.bytes),
-            ("the patch", 4 * network.channels * voxels),
-            ("logits", 4 * network.classes * voxels),
-            ("statistics", 8 * layout.moments),
-            ("statistics", 8 * (layout.moments / 32 + 2 * layout.rows)),
-            ("statistics", 8 * layout.rows),
-            ("mirroring", 4 * items),
-            ("flags", 4 * network.steps.len()),
-        ];
-        let free = queue.free_memory()?;
-        let bytes: usize = sizes.iter().map(|(_, bytes)| bytes).sum();
-        if bytes > free - free / RESERVE {
-            let what = "a patch";
-            return Err(Error::Memory { what, bytes });
-        }
-        let (mut convolutions, mut most) = (Vec::new(), 0);
-        let mut dnn = network.gpu.dnn();
-        for step in &network.steps {
-            let planned = match step.finish {
-                End::Logits { .. } => None,
-                _ => {
-                    let shape = shape(network, step, &layout);
-                    let limit = workspace.min(free - free / RESERVE - bytes);
-                    let made = Convolution::new(&mut dnn, network.arithmetic, &shape, limit);
-                    let made = made.map_err(|error| at(step, error))?;
-                    most = most.max(made.workspace());
-                    Some(made)
-                }
-            };
-            convolutions.push(planned);
-        }
-        drop(dnn);
-        let mut buffers = Vec::new();
-        for (what, bytes) in sizes {
-            buffers.push(Buffer::new(queue, bytes, what)?);
-        }
-        let workspace = Buffer::new(queue, most, "work space of cuDNN")?;
-        let buffers: [Buffer; 8] = buffers
-            .try_into()
-            .map_err(|_| Error::Refused("a pass has another number of buffers".to_owned()))?;
-        let [arena, input, logits, moments, sums, table, flips, broken] = buffers;
-        Ok(Self {
-            layout,
-            arena,
-            workspace,
-            convolutions,
-            input,
-            logits,
-            flips,
-            moments: [moments, sums],
-            table,
-            broken,
+        Err(match first.checked_sub(1) {
+            None => NetworkError::InputNotFinite,
+            Some(step) => NetworkError::LayerNotFinite {
+                layer: network.steps[step].name.clone(),
+            },
         })
     }
 
-    fn bytes(&self) -> usize {
-        let [moments, sums] = &self.moments;
-        let all = [
-            &self.arena,
-            &self.workspace,
-            &self.input,
-            &self.logits,
-            &self.flips,
-            moments,
-            sums,
-            &self.table,
-            &self.broken,
-        ];
-        all.into_iter().map(Buffer::bytes).sum()
+    fn network(&self, index: usize) -> Result<&'n Network, Error> {
+        let found = self.networks.get(index);
+        found.ok_or_else(|| Error::Refused(format!("there is no network number {index}")))
     }
 
-    /// One pass over the items; logits are added up with `add` and divided by `passes`.
-    fn forward(&mut self, network: &Network, add: bool, passes: f32) -> Result<(), Error> {
-        let image = self.arena.address() + self.layout.image as Address;
-        let [depth, height, width] = self.layout.grids[0];
-        let (items, channels) = (self.layout.items, network.channels);
-        self.launch(
-            network,
-            "gather",
-            items * channels * depth * height * width,
-            &[
-                Argument::Address(self.input.address()),
-                Argument::Address(image),
-                Argument::Address(self.flips.address()),
-                Argument::Count(items),
-                Argument::Count(channels),
-                Argument::Count(depth),
-                Argument::Count(height),
-                Argument::Count(width),
-                Argument::Count(usize::from(network.last)),
-            ],
-        )?;
-        for index in 0..network.steps.len() {
-            self.average(network, index)?;
-            match network.steps[index].finish {
-                End::Logits { .. } => self.head(network, index, add, passes)?,
-                _ => self.convolve(network, index)?,
-            }
-        }
-        Ok(())
+    /// The networks.
+    pub(super) fn networks(&self) -> &'n [Network] {
+        self.networks
     }
 
-    /// Where step `index` reads.
-    fn source(&self, step: &Step, index: usize) -> Address {
-        let offset = match (self.layout.joined[index], &step.reads[..]) {
-            (Some(offset), _) => offset,
-            (None, [value, ..]) => self.layout.values[*value],
-            (None, []) => self.layout.image,
-        };
-        self.arena.address() + offset as Address
+    /// Voxels of a patch, `[z, y, x]`.
+    pub(super) fn patch(&self) -> [usize; 3] {
+        self.patch
     }
 
-    fn value(&self, value: usize) -> Address {
-        self.arena.address() + self.layout.values[value] as Address
+    /// Where the logits of the tiles computed last are.
+    pub(super) fn logits(&self) -> Option<&Buffer> {
+        self.pass.as_ref().map(|pass| &pass.logits)
     }
 
-    /// Where a value is needed once more, beside others: address, channels there and the first of its own.
-    fn copy(&self, network: &Network, value: usize) -> Option<(Address, usize, usize)> {
-        let (step, first) = self.layout.copies[value]?;
-        let offset = self.layout.joined[step]?;
-        let wide = network.steps[step].channels[0];
-        Some((self.arena.address() + offset as Address, wide, first))
+    /// Tiles, and mirrored passes of each, that are computed together.
+    pub fn batch(&self) -> [usize; 2] {
+        [self.batch.windows, self.batch.passes]
     }
 
-    /// Averages what a step needs averaged before it.
-    fn average(&self, network: &Network, index: usize) -> Result<(), Error> {
-        let Some(pool) = network.steps[index].before else {
-            return Ok(());
-        };
-        let value = &network.values[pool.to];
-        let [depth, height, width] = self.layout.grids[value.level];
-        let [fz, fy, fx] = pool.factor;
-        let items = self.layout.items;
-        self.launch(
-            network,
-            "average",
-            items * value.channels * depth * height * width,
-            &[
-                Argument::Address(self.value(pool.from)),
-                Argument::Address(self.value(pool.to)),
-                Argument::Count(items),
-                Argument::Count(value.channels),
-                Argument::Count(depth),
-                Argument::Count(height),
-                Argument::Count(width),
-                Argument::Count(fz),
-                Argument::Count(fy),
-                Argument::Count(fx),
-                Argument::Count(usize::from(network.last)),
-            ],
-        )
-    }
-
-    /// Convolves and finishes the result.
-    fn convolve(&mut self, network: &Network, index: usize) -> Result<(), Error> {
-        let step = &network.steps[index];
-        let Some(value) = step.output() else {
-            return Ok(());
-        };
-        let (from, to) = (self.source(step, index), self.value(value));
-        let workspace = self.workspace.address();
-        if let Some(convolution) = &mut self.convolutions[index] {
-            let mut dnn = network.gpu.dnn();
-            // SAFETY: the layout gave both tensors the room of their shapes, the weights were uploaded for this step,
-            // and the work space is as large as any convolution of the pass asked for.
-            let done =
-                unsafe { convolution.run(&mut dnn, from, step.weights.address(), to, workspace) };
-            done.map_err(|error| at(step, error))?;
-        }
-        match &step.finish {
-            End::Normalised { gamma, beta, .. } => {
-                self.normalise(network, index, value, gamma, beta)
-            }
-            End::Upsampled { bias, .. } => self.add_bias(network, value, bias),
-            End::Logits { .. } => Ok(()),
-        }
-    }
-
-    /// Instance norm, what is added to it, and LeakyReLU.
-    fn normalise(
-        &self,
-        network: &Network,
-        index: usize,
-        value: usize,
-        gamma: &Buffer,
-        beta: &Buffer,
-    ) -> Result<(), Error> {
-        let step = &network.steps[index];
-        let last = Argument::Count(usize::from(network.last));
-        let kind = &network.values[value];
-        let (items, channels) = (self.layout.items, kind.channels);
-        let voxels: usize = self.layout.grids[kind.level].iter().product();
-        let rows = items * channels;
-        let mut length = lanes(voxels);
-        self.launch(
-            network,
-            "moments",
-            rows * length,
-            &[
-                Argument::Address(self.value(value)),
-                Argument::Address(self.moments[0].address()),
-                Argument::Count(items),
-                Argument::Count(channels),
-                Argument::Count(voxels),
-                Argument::Count(length),
-                last,
-            ],
-        )?;
-        let mut sums = &self.moments[0];
-        if length > 32 {
-            sums = &self.moments[1];
-            let shorter = length.div_ceil(32);
-            let arguments = [
-                Argument::Address(self.moments[0].address()),
-                Argument::Address(sums.address()),
-                Argument::Count(2 * rows),
-                Argument::Count(length),
-            ];
-            self.launch_plain(network, "fold", 2 * rows * shorter, &arguments)?;
-            length = shorter;
-        }
-        self.launch_plain(
-            network,
-            "factors",
-            rows,
-            &[
-                Argument::Address(sums.address()),
-                Argument::Address(gamma.address()),
-                Argument::Address(beta.address()),
-                Argument::Address(self.table.address()),
-                Argument::Address(self.broken.address() + 4 * index as Address),
-                Argument::Count(items),
-                Argument::Count(channels),
-                Argument::Count(length),
-                Argument::Count(voxels),
-                Argument::Double(network.epsilon),
-            ],
-        )?;
-        let slope = if step.after.is_some() {
-            network.sum_slope
-        } else {
-            kind.slope
-        };
-        let (copy, wide, first) = self.copy(network, value).unwrap_or((0, channels, 0));
-        self.launch(
-            network,
-            "normalise",
-            rows * voxels,
-            &[
-                Argument::Address(self.value(value)),
-                Argument::Address(self.table.address()),
-                Argument::Single(slope),
-                Argument::Address(step.after.map_or(0, |added| self.value(added))),
-                Argument::Address(copy),
-                Argument::Count(wide),
-                Argument::Count(first),
-                Argument::Count(items),
-                Argument::Count(channels),
-                Argument::Count(voxels),
-                last,
-            ],
-        )
-    }
-
-    /// The bias of an upsampled value, which goes where it is needed beside others.
-    fn add_bias(&self, network: &Network, value: usize, bias: &Buffer) -> Result<(), Error> {
-        let kind = &network.values[value];
-        let (items, channels) = (self.layout.items, kind.channels);
-        let voxels: usize = self.layout.grids[kind.level].iter().product();
-        let own = (self.value(value), channels, 0);
-        let (to, wide, first) = self.copy(network, value).unwrap_or(own);
-        self.launch(
-            network,
-            "biased",
-            items * channels * voxels,
-            &[
-                Argument::Address(self.value(value)),
-                Argument::Address(bias.address()),
-                Argument::Address(to),
-                Argument::Count(wide),
-                Argument::Count(first),
-                Argument::Count(items),
-                Argument::Count(channels),
-                Argument::Count(voxels),
-                Argument::Count(usize::from(network.last)),
-            ],
-        )
-    }
-
-    fn head(&self, network: &Network, index: usize, add: bool, passes: f32) -> Result<(), Error> {
-        let step = &network.steps[index];
-        let End::Logits { bias } = &step.finish else {
-            return Ok(());
-        };
-        let [depth, height, width] = self.layout.grids[0];
-        self.launch(
-            network,
-            "head",
-            depth * height * width,
-            &[
-                Argument::Address(self.source(step, index)),
-                Argument::Address(step.weights.address()),
-                Argument::Address(bias.address()),
-                Argument::Address(self.logits.address()),
-                Argument::Address(self.flips.address()),
-                Argument::Address(self.broken.address() + 4 * index as Address),
-                Argument::Count(self.layout.items),
-                Argument::Count(step.channels[0]),
-                Argument::Count(step.channels[1]),
-                Argument::Count(depth),
-                Argument::Count(height),
-                Argument::Count(width),
-                Argument::Count(usize::from(add)),
-                Argument::Single(passes),
-                Argument::Count(usize::from(network.last)),
-            ],
-        )
-    }
-
-    fn launch(
-        &self,
-        network: &Network,
-        kernel: &str,
-        threads: usize,
-        arguments: &[Argument],
-    ) -> Result<(), Error> {
-        // SAFETY: every address comes from a buffer of this pass or of the network, at the offset and with the room
-        // that the layout gave the tensor whose sizes are the other arguments; null stands for none.
-        unsafe {
-            network
-                .gpu
-                .launch_typed(kernel, network.arithmetic, threads, arguments)
-        }
-    }
-
-    fn launch_plain(
-        &self,
-        network: &Network,
-        kernel: &str,
-        threads: usize,
-        arguments: &[Argument],
-    ) -> Result<(), Error> {
-        // SAFETY: as in `launch`.
-        unsafe { network.gpu.launch(kernel, threads, arguments) }
-    }
-}
-
-/// The convolution of a step.
-fn shape(network: &Network, step: &Step, layout: &Layout) -> Shape {
-    let skipped = usize::from(network.flat);
-    let spatial = |sizes: [usize; 3]| sizes[skipped..].to_vec();
-    let [from, to] = step.levels.map(|level| spatial(layout.grids[level]));
-    Shape {
-        items: layout.items,
-        channels: step.channels,
-        from,
-        to,
-        kernel: spatial(step.kernel),
-        stride: spatial(step.stride),
-        transposed: matches!(step.finish, End::Upsampled { .. }),
-        last: network.last,
-    }
-}
-
-/// An error of cuDNN with the layer it came in.
-fn at(step: &Step, error: Error) -> Error {
-    match error {
-        Error::Call {
-            call,
-            code,
-            meaning,
-        } => Error::Call {
-            call,
-            code,
-            meaning: format!("{meaning}, in layer {}", step.name),
-        },
-        Error::Refused(text) => Error::Refused(format!("{text}: {}", step.name)),
-        other => other,
+    /// Bytes it holds on the GPU.
+    pub fn bytes(&self) -> usize {
+        let source = self.source.as_ref();
+        let source = source.map_or(0, |source| source.image.bytes() + source.level.bytes());
+        source + self.pass.as_ref().map_or(0, Pass::bytes)
     }
 }

@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Arithmetic;
 use super::dnn::{Dnn, Library9};
-use super::driver::{Address, Device, Driver, Handle, Module, Queue};
+use super::driver::{Address, Device, Driver, Handle};
 use super::error::Error;
 use super::ptx::{self, Kind};
+use super::queue::{Module, Queue};
 
 /// The oldest generation the kernels' text is for.
 const OLDEST: [usize; 2] = [7, 5];

@@ -1,5 +1,5 @@
-// What runs on a GPU besides cuDNN's convolutions: flipping the patch in, statistics and instance norm,
-// averages, the head and its mirrored sums.
+// What runs on a GPU besides cuDNN's convolutions: cutting tiles out of the image and flipping them, statistics and
+// instance norm, averages, the head and its mirrored sums, and the weighted sums of overlapping tiles.
 //
 // make_ptx.sh compiles this file to kernels.ptx, which is part of the program; the driver turns that text into code
 // for the GPU it finds. tests/cuda/simulator.cpp compiles the same lines as plain C++ and runs them thread by thread,
@@ -75,15 +75,44 @@ __device__ inline unsigned flipped(unsigned voxel, unsigned flips, unsigned dept
     return (z * height + y) * width + x;
 }
 
-// Copies the patch `image` [channel][voxel] to every item, each with its own flips.
+// The tiles that start at one slice: a table of signed 32-bit numbers, `Table` in sums.rs.
+struct Level {
+    int cursor;          // first tile that was not computed yet
+    int count;           // tiles
+    int slices;          // slices of the image that are there
+    int rows, columns;   // of the image
+    int offset[3];       // what is added to a tile's place, z, y, x, to be one of the image that is there
+    int top, bottom;     // rows of the padded image that are added up
+    int left, right;     // columns
+    int slot;            // where the tiles' first slice is added up
+    int slots;           // slices that are added up at a time
+    int tiles[][2];      // first row and column of each in the padded image
+};
+
+// Cuts tiles out of `image` [channel][slice of `depth`][row][column], 0 beyond it, one window after the other: each
+// fills `passes` items with their own flips. Windows beyond the last tile are zeros. `broken` becomes 1 where a number
+// is not finite.
 template <typename T>
-__device__ void gather(const float *image, T *to, const unsigned *flips, unsigned items, unsigned channels,
-                       unsigned depth, unsigned height, unsigned width, int last) {
+__device__ void gather(const float *image, T *to, const unsigned *flips, const Level *level, int *broken,
+                       unsigned passes, unsigned items, unsigned channels, unsigned depth, unsigned height,
+                       unsigned width, int last) {
     unsigned voxels = depth * height * width;
     for (unsigned index = FIRST; index < items * channels * voxels; index += STEP) {
         Place place = place_of(index, channels, voxels, last);
-        unsigned voxel = flipped(place.voxel, flips[place.item], depth, height, width);
-        to[index] = narrow<T>(image[place.channel * voxels + voxel]);
+        unsigned voxel = flipped(place.voxel, flips[place.item % passes], depth, height, width);
+        int tile = level->cursor + (int)(place.item / passes);
+        float value = 0.0f;
+        if (tile < level->count) {
+            int x = (int)(voxel % width) + level->tiles[tile][1] + level->offset[2];
+            int y = (int)(voxel / width % height) + level->tiles[tile][0] + level->offset[1];
+            int z = (int)(voxel / width / height) + level->offset[0];
+            if (x >= 0 && x < level->columns && y >= 0 && y < level->rows && z >= 0 && z < level->slices) {
+                value = image[((place.channel * depth + z) * level->rows + y) * level->columns + x];
+                if (!is_finite(value))
+                    *broken = 1;
+            }
+        }
+        to[index] = narrow<T>(value);
     }
 }
 
@@ -164,21 +193,24 @@ __device__ void average(const T *from, T *to, unsigned items, unsigned channels,
 // Classes whose sums a thread of the head keeps at a time.
 #define HEAD 8
 
-// The 1x1x1 convolution to classes, un-flipped and added up over the items: `logits` [class][voxel] becomes the sum,
-// plus what is there with `add`, divided by `passes`. `broken` becomes 1 where a result is not finite.
+// The 1x1x1 convolution to classes, un-flipped and added up over the `items` of each window: `logits`
+// [window][class][voxel] becomes the sum, plus what is there with `add`, divided by `passes`. `broken` becomes 1 where
+// a result is not finite.
 template <typename T>
 __device__ void head(const T *from, const float *weights, const float *bias, float *logits, const unsigned *flips,
-                     int *broken, unsigned items, unsigned channels, unsigned classes, unsigned depth, unsigned height,
-                     unsigned width, int add, float passes, int last) {
+                     int *broken, unsigned windows, unsigned items, unsigned channels, unsigned classes,
+                     unsigned depth, unsigned height, unsigned width, int add, float passes, int last) {
     unsigned voxels = depth * height * width;
-    for (unsigned voxel = FIRST; voxel < voxels; voxel += STEP) {
+    for (unsigned index = FIRST; index < windows * voxels; index += STEP) {
+        unsigned window = index / voxels, voxel = index % voxels;
+        float *to = logits + window * classes * voxels + voxel;
         for (unsigned start = 0; start < classes; start += HEAD) {
             unsigned count = classes - start < HEAD ? classes - start : HEAD;
             float total[HEAD];
             for (unsigned k = 0; k < HEAD; ++k)
-                total[k] = add && k < count ? logits[(start + k) * voxels + voxel] : 0.0f;
+                total[k] = add && k < count ? to[(start + k) * voxels] : 0.0f;
             for (unsigned item = 0; item < items; ++item) {
-                Place place = {item, 0, flipped(voxel, flips[item], depth, height, width)};
+                Place place = {window * items + item, 0, flipped(voxel, flips[item], depth, height, width)};
                 float sum[HEAD];
                 for (unsigned k = 0; k < HEAD; ++k)
                     sum[k] = 0.0f;
@@ -197,10 +229,67 @@ __device__ void head(const T *from, const float *weights, const float *bias, flo
                 if (k < count) {
                     if (!is_finite(total[k]))
                         *broken = 1;
-                    logits[(start + k) * voxels + voxel] = total[k] / passes;
+                    to[(start + k) * voxels] = total[k] / passes;
                 }
             }
         }
+    }
+}
+
+// Adds the `logits` [class][voxel] of window `window`, times `importance` [voxel], to `sums` [slot][class][place] and
+// the importance to `weights` [slot][place], as far as the tile lies in what is added up. Rounds after the product and
+// after the sum, as the processor does.
+template <typename S>
+__device__ void weigh(const float *logits, const float *importance, S *sums, S *weights, const Level *level,
+                      unsigned window, unsigned classes, unsigned depth, unsigned height, unsigned width) {
+    unsigned voxels = depth * height * width;
+    int tile = level->cursor + (int)window;
+    if (tile >= level->count)
+        return;
+    int across = level->right - level->left;
+    unsigned long long plane = (unsigned long long)(level->bottom - level->top) * across;
+    for (unsigned voxel = FIRST; voxel < voxels; voxel += STEP) {
+        int x = (int)(voxel % width) + level->tiles[tile][1];
+        int y = (int)(voxel / width % height) + level->tiles[tile][0];
+        if (x < level->left || x >= level->right || y < level->top || y >= level->bottom)
+            continue;
+        unsigned long long slot = (level->slot + voxel / width / height) % level->slots;
+        unsigned long long place = (unsigned long long)(y - level->top) * across + (x - level->left);
+        float weight = importance[voxel];
+        for (unsigned k = 0; k < classes; ++k) {
+            S *sum = sums + (slot * classes + k) * plane + place;
+            *sum = narrow<S>(__fadd_rn(widen(*sum), __fmul_rn(logits[k * voxels + voxel], weight)));
+        }
+        S *total = weights + slot * plane + place;
+        *total = narrow<S>(__fadd_rn(widen(*total), weight));
+    }
+}
+
+// Divides the sums of `count` slots from `first` on by their weights. Places that no tile reached become `background`,
+// if there is one. `broken` [slot] becomes 1 where a result is not finite.
+template <typename S>
+__device__ void divide(S *sums, const S *weights, const float *background, int *broken, unsigned first,
+                       unsigned count, unsigned slots, unsigned classes, unsigned plane) {
+    for (unsigned index = FIRST; index < count * plane; index += STEP) {
+        unsigned long long slot = (first + index / plane) % slots, place = index % plane;
+        float weight = widen(weights[slot * plane + place]);
+        for (unsigned k = 0; k < classes; ++k) {
+            S *sum = sums + (slot * classes + k) * plane + place;
+            S result = narrow<S>(weight == 0.0f && background ? background[k] : widen(*sum) / weight);
+            *sum = result;
+            if (!is_finite(widen(result)))
+                broken[slot] = 1;
+        }
+    }
+}
+
+// Goes on to the next tiles of a level; after the last ones to the first.
+extern "C" __global__ void next_tiles(int *level, unsigned windows) {
+    if (FIRST == 0) {
+        Level *table = (Level *)level;
+        table->cursor += (int)windows;
+        if (table->cursor >= table->count)
+            table->cursor = 0;
     }
 }
 
@@ -243,10 +332,11 @@ extern "C" __global__ void factors(const double *sums, const float *gamma, const
 
 // Every kernel over activations, for one type of numbers.
 #define KERNELS(NAME, T)                                                                                               \
-    extern "C" __global__ void gather_##NAME(const float *image, T *to, const unsigned *flips, unsigned items,         \
-                                             unsigned channels, unsigned depth, unsigned height, unsigned width,       \
-                                             int last) {                                                               \
-        gather<T>(image, to, flips, items, channels, depth, height, width, last);                                      \
+    extern "C" __global__ void gather_##NAME(const float *image, T *to, const unsigned *flips, const int *level,       \
+                                             int *broken, unsigned passes, unsigned items, unsigned channels,          \
+                                             unsigned depth, unsigned height, unsigned width, int last) {              \
+        gather<T>(image, to, flips, (const Level *)level, broken, passes, items, channels, depth, height, width,       \
+                  last);                                                                                               \
     }                                                                                                                  \
     extern "C" __global__ void moments_##NAME(const T *from, double *sums, unsigned items, unsigned channels,          \
                                               unsigned voxels, unsigned lanes, int last) {                             \
@@ -267,13 +357,29 @@ extern "C" __global__ void factors(const double *sums, const float *gamma, const
         average<T>(from, to, items, channels, depth, height, width, fz, fy, fx, last);                                 \
     }                                                                                                                  \
     extern "C" __global__ void head_##NAME(const T *from, const float *weights, const float *bias, float *logits,      \
-                                           const unsigned *flips, int *broken, unsigned items, unsigned channels,      \
-                                           unsigned classes, unsigned depth, unsigned height, unsigned width, int add, \
-                                           float passes, int last) {                                                   \
-        head<T>(from, weights, bias, logits, flips, broken, items, channels, classes, depth, height, width, add,       \
-                passes, last);                                                                                         \
+                                           const unsigned *flips, int *broken, unsigned windows, unsigned items,       \
+                                           unsigned channels, unsigned classes, unsigned depth, unsigned height,       \
+                                           unsigned width, int add, float passes, int last) {                          \
+        head<T>(from, weights, bias, logits, flips, broken, windows, items, channels, classes, depth, height, width,   \
+                add, passes, last);                                                                                    \
     }
 
 KERNELS(f32, float)
 KERNELS(f16, __half)
 KERNELS(bf16, Brain)
+
+// The kernels over sums of tiles, for one type of sums.
+#define SUMS(NAME, S)                                                                                                  \
+    extern "C" __global__ void weigh_##NAME(const float *logits, const float *importance, S *sums, S *weights,         \
+                                            const int *level, unsigned window, unsigned classes, unsigned depth,       \
+                                            unsigned height, unsigned width) {                                         \
+        weigh<S>(logits, importance, sums, weights, (const Level *)level, window, classes, depth, height, width);      \
+    }                                                                                                                  \
+    extern "C" __global__ void divide_##NAME(S *sums, const S *weights, const float *background, int *broken,          \
+                                             unsigned first, unsigned count, unsigned slots, unsigned classes,         \
+                                             unsigned plane) {                                                         \
+        divide<S>(sums, weights, background, broken, first, count, slots, classes, plane);                             \
+    }
+
+SUMS(f32, float)
+SUMS(f16, __half)

@@ -6,8 +6,10 @@
 //!   reads and writes memory faster than it would normalise while it convolves.
 //! * **Kernels.** cuDNN convolves; statistics, instance norm, averages, mirroring and the head are `kernels.cu`, shipped
 //!   as the text `kernels.ptx` that the driver compiles for its GPU.
-//! * **Memory.** Activations share one arena by liveness. The mirrored passes of a patch run together as far as memory
-//!   allows; where it does not, half as many at a time.
+//! * **Memory.** Activations share one arena by liveness. Tiles and their mirrored passes run together as far as memory
+//!   allows; where it does not, half as many at a time. Overlapping tiles are added up on the GPU where there is room
+//!   ([`Sums`]), else by the caller, who gets the logits of one patch after the other ([`Executor::run`]).
+//! * **Graphs.** The work of a batch is recorded the second time and queued as a whole from then on.
 //! * **Trust.** No network is handed out before it gave the processor's numbers on a small patch ([`Network::checked`]).
 
 mod check;
@@ -18,13 +20,18 @@ mod executor;
 mod gpu;
 mod layout;
 mod library;
+mod memory;
 mod network;
+mod pass;
 mod ptx;
+mod queue;
+mod sums;
 
 pub use error::Error;
 pub use executor::Executor;
 pub use gpu::{Found, Gpu, Survey};
 pub use network::Network;
+pub use sums::{Level, Logits, Sums, SumsForm};
 
 /// How a GPU stores and multiplies numbers. Sums, statistics and logits are in single precision or better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -1,9 +1,10 @@
 //! A network's weights on a GPU, and its operations as the GPU runs them.
 
 use super::Arithmetic;
-use super::driver::{Buffer, Queue};
 use super::error::Error;
 use super::gpu::Gpu;
+use super::memory::Buffer;
+use super::queue::Queue;
 use crate::nn::graph::{Finish, Graph, Pool};
 use crate::nn::network::Network as HostNetwork;
 use crate::nn::weights::{Tensor, Weights};

@@ -66,7 +66,7 @@ mod tests {
     #[test]
     fn every_kernel_is_there_for_every_type_of_numbers() {
         let kernels = parameters(TEXT);
-        assert_eq!(kernels.len(), 2 + 3 * 6);
+        assert_eq!(kernels.len(), 3 + 3 * 6 + 2 * 2);
         for name in [
             "gather",
             "moments",
@@ -84,7 +84,8 @@ mod tests {
         assert_eq!(kernels["fold"], [Address, Address, Count, Count]);
         assert_eq!(kernels["factors"][9], Double);
         assert_eq!(kernels["normalise_f16"][2], Single);
-        assert_eq!(kernels["head_f32"].len(), 15);
+        assert_eq!(kernels["head_f32"].len(), 16);
+        assert_eq!(kernels["weigh_f16"], kernels["weigh_f32"]);
     }
 
     #[test]

@@ -29,11 +29,12 @@ pub fn measure(
     let voxels: usize = patch.iter().product();
     let input = noise(host.in_channels() * voxels);
     let mut logits = vec![0.0; host.out_channels() * voxels];
-    let mut executor = network.executor(patch);
+    let networks = std::slice::from_ref(&network);
+    let mut executor = cuda::Executor::new(networks, patch, &[[false; 3]]);
     let mut passes = Vec::new();
     for pass in 0..=repeats {
         let started = Instant::now();
-        executor.run(&input, &[[false; 3]], &mut logits)?;
+        executor.run(0, &input, &mut logits)?;
         if pass > 0 {
             passes.push(milliseconds(started));
         }
