@@ -73,6 +73,19 @@ pub enum RunError {
     Shape(#[from] ShapeMismatch),
 }
 
+impl RunError {
+    /// Whether a GPU failed: it may go on failing, whatever the images.
+    pub fn is_of_gpu(&self) -> bool {
+        match self {
+            Self::Predict { source, .. } => source.is_of_gpu(),
+            Self::Load(error) => error
+                .downcast_ref::<PredictError>()
+                .is_some_and(PredictError::is_of_gpu),
+            _ => false,
+        }
+    }
+}
+
 /// Where the models of a task come from.
 pub trait Predictors {
     /// The model, loaded where it is not yet. It may take all memory but `held_bytes`.
@@ -91,6 +104,8 @@ pub trait Witness {
     fn done(&mut self, name: &str);
     /// Something that people should know.
     fn remark(&mut self, text: &str);
+    /// Why the processor did what a GPU was to do.
+    fn gpu_problem(&mut self, text: &str);
 }
 
 /// Carries `task` out on `images`. The result is on the grid of the first image. The same bytes for any
@@ -329,7 +344,7 @@ impl Runner<'_> {
         })?;
         if let Some(problem) = &prediction.gpu_problem {
             self.witness
-                .remark(&format!("model {model}: {problem}: the processor goes on"));
+                .gpu_problem(&format!("model {model}: {problem}"));
         }
         if let Some(left) = self.left.get_mut(&used.model) {
             *left -= 1;

@@ -5,6 +5,7 @@
 mod fixture;
 mod networks;
 mod real;
+mod several;
 mod simulated;
 
 use std::path::{Path, PathBuf};

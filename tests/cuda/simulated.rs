@@ -367,7 +367,9 @@ fn a_gpu_that_cannot_be_used_is_explained_or_passed_over() {
     assert!(told.contains("--precision fp16 is for GPUs, and the network runs on the processor (the NVIDIA driver finds no GPU)"), "{told}");
     let output = run(here, &format!("{arguments} -o x.nii --device gpu"), &[]);
     assert_eq!(output.status.code(), Some(2));
-    assert!(text(&output.stderr).contains("expected auto, cpu, cuda or cuda:N"));
+    assert!(
+        text(&output.stderr).contains("expected auto, cpu, cuda, cuda:N, cuda:N,M or cuda:all")
+    );
 }
 
 #[test]

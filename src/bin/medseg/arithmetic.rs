@@ -8,13 +8,15 @@ use clap::{Args, ValueEnum};
 use medseg::nn::cuda::{self, Gpu};
 use medseg::nn::{Compute, Isa, Precision};
 use medseg::nnunet::predict::{OnFailure, OnGpu};
+use rayon::prelude::*;
+use std::collections::BTreeSet;
 use std::str::FromStr;
 
 /// What a network computes with.
 #[derive(Args, Debug, Clone)]
 pub struct Arithmetic {
     /// Where the network runs: cpu, auto (a GPU that works, or else the processor), cuda (the first GPU that
-    /// works) or cuda:N
+    /// works), cuda:N, cuda:N,M (infer spreads cases over these GPUs) or cuda:all
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu, value_parser = Device::from_str)]
     pub device: Device,
     /// Arithmetic of the network
@@ -31,23 +33,35 @@ pub struct Arithmetic {
 pub struct Choice {
     /// On the processor, also where a GPU computes: it is compared with the processor and may need its help.
     pub compute: Compute,
-    /// The GPU.
-    pub gpu: Option<OnGpu>,
+    /// The GPUs; none for the processor.
+    pub gpus: Vec<OnGpu>,
+    /// Whether GPUs that cannot be used are to be done without, as long as there is another.
+    pub any_will_do: bool,
     precision: PrecisionFlag,
 }
 
 impl Choice {
-    /// The device, for reports: `cpu`, `cuda:0 (NVIDIA H200)`.
-    pub fn device(&self) -> String {
-        match &self.gpu {
-            Some(on) => on.gpu.label(),
-            None => "cpu".to_owned(),
+    /// The devices, for reports: `cpu`, `cuda:0 (NVIDIA H200)`.
+    pub fn devices(&self) -> Vec<String> {
+        if self.gpus.is_empty() {
+            return vec!["cpu".to_owned()];
         }
+        self.gpus.iter().map(|on| on.gpu.label()).collect()
+    }
+
+    /// Does without GPUs that would have nothing to do: keeps at most `cases`, at least one.
+    pub fn keep(&mut self, cases: usize) {
+        self.gpus.truncate(cases.max(1));
+    }
+
+    /// Versions of CUDA and cuDNN, where there is a GPU.
+    pub fn versions(&self) -> Option<&str> {
+        self.gpus.first().map(|on| on.gpu.versions())
     }
 
     /// The precision that is really computed in.
     pub fn precision(&self) -> &'static str {
-        match &self.gpu {
+        match self.gpus.first() {
             Some(on) => on.arithmetic.name(),
             None => self.precision.name(),
         }
@@ -87,38 +101,44 @@ impl Arithmetic {
             on_failure,
         };
         let hint = || format!("--device {}", self.device);
-        let (gpu, reason) = match self.device {
-            Device::Cpu => (None, "no GPU was asked for".to_owned()),
+        let one = |gpu| vec![on(gpu, OnFailure::Stop)];
+        let (gpus, reason) = match &self.device {
+            Device::Cpu => (Vec::new(), "no GPU was asked for".to_owned()),
             Device::Auto if self.named_isa().is_some() => {
-                (None, "an instruction set was asked for".to_owned())
+                (Vec::new(), "an instruction set was asked for".to_owned())
             }
             Device::Auto => match Gpu::first() {
-                Ok(gpu) => (Some(on(gpu, OnFailure::UseProcessor)), String::new()),
-                Err(error) => (None, error.to_string()),
+                Ok(gpu) => (vec![on(gpu, OnFailure::UseProcessor)], String::new()),
+                Err(error) => (Vec::new(), error.to_string()),
             },
-            Device::Cuda(None) => (
-                Some(on(Gpu::first().with_context(hint)?, OnFailure::Stop)),
-                String::new(),
-            ),
-            Device::Cuda(Some(number)) => {
-                let gpu = Gpu::open(number).with_context(hint)?;
-                (Some(on(gpu, OnFailure::Stop)), String::new())
+            Device::Cuda(Gpus::First) => (one(Gpu::first().with_context(hint)?), String::new()),
+            Device::Cuda(Gpus::Listed(numbers)) => {
+                let opened: Result<Vec<Gpu>, _> = open(numbers).into_iter().collect();
+                let gpus = opened.with_context(hint)?.into_iter();
+                (gpus.flat_map(one).collect(), String::new())
+            }
+            Device::Cuda(Gpus::All) => {
+                let gpus = all(cx).with_context(hint)?.into_iter();
+                (gpus.flat_map(one).collect(), String::new())
             }
         };
-        if gpu.is_none() && self.precision.on_processor().is_none() {
+        if gpus.is_empty() && self.precision.on_processor().is_none() {
             let name = self.precision.name();
             let text = format!(
                 "--precision {name} is for GPUs, and the network runs on the processor ({reason})"
             );
             return Err(Usage(text).into());
         }
-        match &gpu {
-            Some(on) => cx.detail(&format!("device {}, {}", on.gpu.label(), on.gpu.versions())),
-            None => cx.detail(&format!("device cpu: {reason}")),
+        if gpus.is_empty() {
+            cx.detail(&format!("device cpu: {reason}"));
+        }
+        for OnGpu { gpu, .. } in &gpus {
+            cx.detail(&format!("device {}, {}", gpu.label(), gpu.versions()));
         }
         Ok(Choice {
             compute,
-            gpu,
+            gpus,
+            any_will_do: self.device == Device::Cuda(Gpus::All),
             precision: self.precision,
         })
     }
@@ -128,28 +148,91 @@ impl Arithmetic {
     }
 }
 
+/// Starts using GPUs, all at the same time; results in the order of the numbers.
+fn open(numbers: &[usize]) -> Vec<Result<Gpu, cuda::Error>> {
+    numbers
+        .par_iter()
+        .map(|&number| Gpu::open(number))
+        .collect()
+}
+
+/// Every GPU that can be used, at least one; warns of the others.
+fn all(cx: &Context) -> Result<Vec<Gpu>, cuda::Error> {
+    // No machine has a GPU of this number; the refusal says how many there are.
+    let count = match Gpu::open(usize::MAX) {
+        Err(cuda::Error::NoSuchDevice { found, .. }) => found,
+        other => return other.map(|gpu| vec![gpu]),
+    };
+    let numbers: Vec<usize> = (0..count).collect();
+    let (mut gpus, mut problems) = (Vec::new(), Vec::new());
+    for opened in open(&numbers) {
+        match opened {
+            Ok(gpu) => gpus.push(gpu),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    if gpus.is_empty() {
+        let none = || cuda::Error::Unavailable("the NVIDIA driver finds no GPU".to_owned());
+        return Err(problems.into_iter().next().unwrap_or_else(none));
+    }
+    for problem in problems {
+        warn_of_left_out(&problem, cx);
+    }
+    Ok(gpus)
+}
+
+/// Warns of a GPU that others do without.
+pub fn warn_of_left_out(problem: &dyn std::fmt::Display, cx: &Context) {
+    let text = format!("{problem}: left out");
+    cx.warn(&text, &text);
+}
+
 /// `--device`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Device {
     /// A GPU that works, or else the processor.
     Auto,
     /// The processor.
     Cpu,
-    /// A GPU: the first that works, or one by number.
-    Cuda(Option<usize>),
+    /// GPUs.
+    Cuda(Gpus),
+}
+
+/// Which GPUs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Gpus {
+    /// The first that works.
+    First,
+    /// Those of these numbers, at least one, each once.
+    Listed(Vec<usize>),
+    /// Every one that works.
+    All,
 }
 
 impl FromStr for Device {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match (text, text.strip_prefix("cuda:").map(str::parse)) {
-            ("auto", _) => Ok(Self::Auto),
-            ("cpu", _) => Ok(Self::Cpu),
-            ("cuda", _) => Ok(Self::Cuda(None)),
-            (_, Some(Ok(number))) => Ok(Self::Cuda(Some(number))),
-            _ => Err("expected auto, cpu, cuda or cuda:N, for example cuda:1".to_owned()),
+        let gpus = match (text, text.strip_prefix("cuda:")) {
+            ("auto", _) => return Ok(Self::Auto),
+            ("cpu", _) => return Ok(Self::Cpu),
+            ("cuda", _) => Some(Gpus::First),
+            ("cuda:all", _) => Some(Gpus::All),
+            (_, Some(list)) => {
+                let numbers: Result<Vec<usize>, _> = list.split(',').map(str::parse).collect();
+                numbers.ok().map(Gpus::Listed)
+            }
+            _ => None,
+        };
+        let expected = "expected auto, cpu, cuda, cuda:N, cuda:N,M or cuda:all, for example cuda:1 or cuda:0,2";
+        let gpus = gpus.ok_or(expected)?;
+        if let Gpus::Listed(numbers) = &gpus {
+            let mut seen = BTreeSet::new();
+            if let Some(twice) = numbers.iter().find(|number| !seen.insert(**number)) {
+                return Err(format!("cuda:{twice} is named twice"));
+            }
         }
+        Ok(Self::Cuda(gpus))
     }
 }
 
@@ -158,8 +241,12 @@ impl std::fmt::Display for Device {
         match self {
             Self::Auto => f.write_str("auto"),
             Self::Cpu => f.write_str("cpu"),
-            Self::Cuda(None) => f.write_str("cuda"),
-            Self::Cuda(Some(number)) => write!(f, "cuda:{number}"),
+            Self::Cuda(Gpus::First) => f.write_str("cuda"),
+            Self::Cuda(Gpus::All) => f.write_str("cuda:all"),
+            Self::Cuda(Gpus::Listed(numbers)) => {
+                let numbers: Vec<String> = numbers.iter().map(usize::to_string).collect();
+                write!(f, "cuda:{}", numbers.join(","))
+            }
         }
     }
 }
@@ -232,13 +319,32 @@ mod tests {
 
     #[test]
     fn devices_read_as_they_are_written() {
-        for text in ["auto", "cpu", "cuda", "cuda:0", "cuda:12"] {
+        for text in [
+            "auto", "cpu", "cuda", "cuda:0", "cuda:12", "cuda:2,0", "cuda:all",
+        ] {
             assert_eq!(Device::from_str(text).unwrap().to_string(), text);
         }
-        for text in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "CUDA", "cpu:0"] {
+        for text in [
+            "",
+            "gpu",
+            "cuda:",
+            "cuda:x",
+            "cuda:-1",
+            "CUDA",
+            "cpu:0",
+            "cuda:0,",
+            "cuda:,",
+            "cuda:0,all",
+            "cuda:0-2",
+            "cuda:0;1",
+            "cuda,cpu",
+            "cuda:99999999999999999999",
+        ] {
             let error = Device::from_str(text).unwrap_err();
-            assert!(error.contains("cuda:N"), "{error}");
+            assert!(error.contains("cuda:N,M"), "{error}");
         }
+        let error = Device::from_str("cuda:0,2,00").unwrap_err();
+        assert_eq!(error, "cuda:0 is named twice");
     }
 
     #[test]

@@ -57,7 +57,7 @@ struct ModelArgs {
     /// Arithmetic to measure [default: every one]
     #[arg(long, value_enum)]
     precision: Option<PrecisionFlag>,
-    /// Device to measure: cpu, cuda (the first GPU that works) or cuda:N
+    /// Devices to measure: cpu, cuda (the first GPU that works), cuda:N, cuda:N,M or cuda:all (one after the other)
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu, value_parser = Device::from_str)]
     device: Device,
     /// Instruction set to measure: scalar, avx2, avx512 or amx [default: all of this machine but scalar]
@@ -176,22 +176,19 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
 }
 
 impl ModelArgs {
-    /// The GPU to measure in each precision; none for the processor.
+    /// The GPUs to measure, each in every precision; none for the processor.
     fn gpus(&self, cx: &Context) -> anyhow::Result<Vec<OnGpu>> {
         if self.device == Device::Cpu {
             return Ok(Vec::new());
         }
-        let choose = |precision| Arithmetic {
-            device: self.device,
-            precision,
+        let arithmetic = Arithmetic {
+            device: self.device.clone(),
+            precision: self.precision.unwrap_or(PrecisionFlag::Fp32),
             isa: None,
         };
-        let first = choose(self.precision.unwrap_or(PrecisionFlag::Fp32)).choose(cx)?;
-        let Some(first) = first.gpu else {
-            return Ok(Vec::new());
-        };
+        let gpus = arithmetic.choose(cx)?.gpus;
         if self.precision.is_some() {
-            return Ok(vec![first]);
+            return Ok(gpus);
         }
         let all = [
             PrecisionFlag::Fp32,
@@ -199,11 +196,13 @@ impl ModelArgs {
             PrecisionFlag::Bf16,
             PrecisionFlag::Fp16,
         ];
-        let on = |precision: PrecisionFlag| OnGpu {
-            arithmetic: precision.on_gpu(),
-            ..first.clone()
+        let in_all = |on: OnGpu| {
+            all.map(|precision| OnGpu {
+                arithmetic: precision.on_gpu(),
+                ..on.clone()
+            })
         };
-        Ok(all.map(on).into())
+        Ok(gpus.into_iter().flat_map(in_all).collect())
     }
 
     /// What to measure.

@@ -1,7 +1,7 @@
 //! What every command gets besides its own flags: limits, threads, and a voice.
 
 use crate::flags::{Global, RunOutput};
-use crate::terminal::{CaseProgress, Style};
+use crate::terminal::{CaseProgress, Screen, Style};
 use anyhow::Context as _;
 use medseg::dicom;
 use medseg::io::Limits;
@@ -26,7 +26,7 @@ pub struct Context {
     resample_irregular: bool,
     quiet: bool,
     verbose: bool,
-    style: Style,
+    screen: Screen,
     started: Instant,
     /// Each kind of warning with its first text and how often it came.
     warnings: Mutex<BTreeMap<String, (String, usize)>>,
@@ -53,7 +53,7 @@ impl Context {
             resample_irregular: flags.resample_irregular,
             quiet: flags.quiet,
             verbose: flags.verbose,
-            style: Style::choose(flags.quiet),
+            screen: Screen::new(Style::choose(flags.quiet)),
             started: Instant::now(),
             warnings: Mutex::new(BTreeMap::new()),
         })
@@ -100,14 +100,14 @@ impl Context {
     /// Tells a person what was done, on stderr; nothing with `--quiet`.
     pub fn say(&self, text: &str) {
         if !self.quiet {
-            line(text);
+            self.screen.line(text);
         }
     }
 
     /// Tells a person a detail, on stderr, with `-v`.
     pub fn detail(&self, text: &str) {
         if self.verbose {
-            line(text);
+            self.screen.line(text);
         }
     }
 
@@ -154,7 +154,7 @@ impl Context {
 
     /// The progress display of one case.
     pub fn progress(&self, case: &str) -> CaseProgress {
-        CaseProgress::new(case, self.style)
+        self.screen.progress(case)
     }
 
     /// An empty run report of this run.
@@ -227,9 +227,4 @@ pub fn print_text(text: &str) -> anyhow::Result<()> {
         .write_all(text.as_bytes())
         .context("writing to standard output")?;
     stdout.flush().context("writing to standard output")
-}
-
-/// One line on stderr. When stderr is closed there is nobody to tell, which is no reason to fail.
-fn line(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
 }

@@ -6,7 +6,6 @@
 mod args;
 mod items;
 mod journal;
-mod memory;
 mod outputs;
 mod scoring;
 mod segmenter;

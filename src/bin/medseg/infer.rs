@@ -1,7 +1,7 @@
 //! `medseg infer`: runs an nnU-Net model on images.
 //!
-//! The model is loaded once; cases run one after another, each on all threads. Every output is written whole or not at all, a
-//! failed case is reported and the rest go on.
+//! The model is loaded once; cases run one after another, each on all threads, or on several GPUs at a time. Every output is
+//! written whole or not at all, a failed case is reported and the rest go on.
 
 mod cascade;
 mod case;
@@ -15,9 +15,13 @@ use crate::arithmetic::{Arithmetic, Choice};
 use crate::context::Context;
 use crate::flags::{Existing, RunOutput};
 use crate::label_output::{LabelFormat, Target};
+use crate::memory::Room;
 use crate::model;
 use crate::model_store::ModelFolder;
 use crate::outcome::{Outcome, Usage};
+use cascade::FirstStage;
+use case::Tools;
+use cases::Worker;
 use clap::ValueEnum;
 use companion::Companion;
 use medseg::io::batch::Job;
@@ -157,7 +161,7 @@ impl Args {
                 AccumulateFlag::Float => Accumulate::Float,
             },
             compute: choice.compute,
-            gpu: choice.gpu.clone(),
+            gpu: None,
             probabilities: self.probabilities,
             uncertainty: self.uncertainty,
             skip_air: self.skip_air,
@@ -207,7 +211,8 @@ impl Args {
     }
 
     /// What decides the result, for the run report.
-    fn settings(&self, choice: &Choice) -> Map<String, Value> {
+    fn settings<T>(&self, choice: &Choice, workers: &[Worker<T>]) -> Map<String, Value> {
+        let devices: Vec<&str> = workers.iter().map(|it| it.device.as_str()).collect();
         let settings = json!({
             "step": self.step,
             "mirroring": !self.no_mirroring,
@@ -216,8 +221,8 @@ impl Args {
                 AccumulateFlag::Half => "f16",
                 AccumulateFlag::Float => "f32",
             },
-            "device": choice.device(),
-            "versions": choice.gpu.as_ref().map(|on| on.gpu.versions()),
+            "device": devices.join(", "),
+            "versions": choice.versions(),
             "precision": choice.precision(),
             "isa": choice.compute.isa.name(),
         });
@@ -234,40 +239,58 @@ pub fn run(args: &Args, cx: &Context) -> anyhow::Result<Outcome> {
     if inputs.is_empty() {
         return Err(Usage("no input: name an image, a folder or - with --input".to_owned()).into());
     }
-    let choice = args.arithmetic.choose(cx)?;
+    let mut choice = args.arithmetic.choose(cx)?;
     if let Some(name) = &args.task {
-        return task::run(name, &inputs, args, &choice, cx);
+        return task::run(name, &inputs, args, choice, cx);
     }
     let model = load_model(args, cx)?;
     let channels = model.dataset.channel_names.len();
     let plan = plan::Plan::new(&inputs, args, channels, args.files(&model))?;
-    let predictor = Predictor::new(
-        &model,
-        args.predict_options(&choice, cx.limits.memory_bytes),
-    )?;
-    let first_stage = cascade::FirstStage::find(args, &choice, &predictor, cx)?;
+    choice.keep(plan.to_run());
+    let mut workers = load_workers(args, &choice, &model, cx)?;
     let postprocessing = model::postprocessing(args.postprocessing.as_deref())?;
     if args.dry_run {
+        let room = Room::new(cx.limits.memory_bytes, workers.len());
+        let tools = &mut workers[0].tools;
         plan.print(String::new(), cx, |grid| {
-            first_stage.larger(predictor.case_plan(grid)?, grid)
+            room.plan(|limit| tools.plan(grid, limit), |plan| plan.memory.peak)
         })?;
         return Ok(Outcome::Done);
     }
     let mut report = cx.run_report();
     report.model = Some(serde_json::to_value(model.describe())?);
-    report.settings = args.settings(&choice);
-    cases::run(args, &plan, report, cx, |job, state| {
-        let case = case::Case {
-            job,
+    report.settings = args.settings(&choice, &workers);
+    cases::run(args, &plan, report, cx, &mut workers, |tools, turn| {
+        let mut case = case::Case {
+            turn,
             args,
-            predictor: &predictor,
-            first_stage: &first_stage,
+            tools,
             postprocessing: postprocessing.as_ref(),
             writes_spacing: args.writes_spacing(&model),
             cx,
         };
-        case.run(state)
+        case.run()
     })
+}
+
+/// The weights of both stages on every device.
+fn load_workers(
+    args: &Args,
+    choice: &Choice,
+    model: &Model,
+    cx: &Context,
+) -> anyhow::Result<Vec<Worker<Tools>>> {
+    let options = args.predict_options(choice, cx.limits.memory_bytes);
+    let predictors = Predictor::on_each(model, &options, &choice.gpus)?;
+    let first_stages = FirstStage::on_each(args, choice, model, cx)?;
+    let tools = predictors.into_iter().zip(first_stages);
+    let tools = tools.map(|(predictor, first_stage)| {
+        Ok(Tools {
+            predictor: predictor?,
+            first_stage: first_stage?,
+        })
+    });
+    cases::workers(choice, tools.collect(), Tools::gpu_problem, cx)
 }
 
 fn load_model(args: &Args, cx: &Context) -> anyhow::Result<Model> {

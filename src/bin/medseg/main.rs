@@ -18,6 +18,7 @@ mod label_cases;
 mod label_output;
 mod labels;
 mod manual;
+mod memory;
 mod model;
 mod model_store;
 mod outcome;

@@ -1,6 +1,6 @@
 //! Progress for people: a bar on a terminal, a plain line now and then elsewhere, nothing with `--quiet`.
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use medseg::progress::Progress;
 use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
@@ -34,32 +34,43 @@ impl Style {
     }
 }
 
-/// The progress of one case.
-pub struct CaseProgress {
-    case: String,
+/// What is shown on stderr: whole lines, and the bars of the cases in progress below them.
+pub struct Screen {
     style: Style,
-    bar: ProgressBar,
-    done: AtomicU64,
-    lines: Mutex<Lines>,
+    bars: MultiProgress,
 }
 
-struct Lines {
-    phase: String,
-    total: u64,
-    last: Instant,
-}
-
-impl CaseProgress {
-    /// Progress named after the case, shown in `style`.
-    pub fn new(case: &str, style: Style) -> Self {
-        let bar = match style {
-            Style::Bar => ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()),
-            Style::Hidden | Style::Lines => ProgressBar::hidden(),
+impl Screen {
+    /// Shows progress in `style`.
+    pub fn new(style: Style) -> Self {
+        let target = match style {
+            Style::Bar => ProgressDrawTarget::stderr(),
+            Style::Hidden | Style::Lines => ProgressDrawTarget::hidden(),
         };
         Self {
-            case: case.to_owned(),
             style,
+            bars: MultiProgress::with_draw_target(target),
+        }
+    }
+
+    /// Writes a line, or several that belong together. When stderr is closed there is nobody to tell, which is no reason to fail.
+    pub fn line(&self, text: &str) {
+        self.bars.suspend(|| {
+            let _ = writeln!(std::io::stderr(), "{text}");
+        });
+    }
+
+    /// Progress named after a case.
+    pub fn progress(&self, case: &str) -> CaseProgress {
+        let bar = match self.style {
+            Style::Bar => self.bars.add(ProgressBar::no_length()),
+            Style::Hidden | Style::Lines => ProgressBar::hidden(),
+        };
+        CaseProgress {
+            case: case.to_owned(),
+            style: self.style,
             bar,
+            bars: self.bars.clone(),
             done: AtomicU64::new(0),
             lines: Mutex::new(Lines {
                 phase: String::new(),
@@ -68,6 +79,22 @@ impl CaseProgress {
             }),
         }
     }
+}
+
+/// The progress of one case.
+pub struct CaseProgress {
+    case: String,
+    style: Style,
+    bar: ProgressBar,
+    bars: MultiProgress,
+    done: AtomicU64,
+    lines: Mutex<Lines>,
+}
+
+struct Lines {
+    phase: String,
+    total: u64,
+    last: Instant,
 }
 
 impl Progress for CaseProgress {
@@ -121,5 +148,6 @@ impl Progress for CaseProgress {
 impl Drop for CaseProgress {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
+        self.bars.remove(&self.bar);
     }
 }

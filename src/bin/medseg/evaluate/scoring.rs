@@ -6,9 +6,9 @@
 use super::Args;
 use super::items::{Item, Items, Source, shown};
 use super::journal::{Known, Stamp};
-use super::memory::Budget;
 use super::segmenter::Segmenter;
 use crate::context::Context;
+use crate::memory::Budget;
 use crate::outcome::one_line;
 use anyhow::Context as _;
 use medseg::evaluate::align::{Misaligned, align, resample};

@@ -28,14 +28,21 @@ impl Segmenter {
         let Some(folder) = &args.model else {
             return Ok(None);
         };
-        let choice = args.arithmetic.choose(cx)?;
+        let mut choice = args.arithmetic.choose(cx)?;
+        if let [first, _, ..] = &choice.gpus[..] {
+            let (device, used) = (&args.arithmetic.device, first.gpu.label());
+            cx.say(&format!(
+                "note: --device {device}: evaluate uses one GPU, {used}; infer spreads cases over several"
+            ));
+        }
+        choice.keep(1);
         let model = model::load(folder, &ModelOptions::default())?;
         let options = PredictOptions {
             step: 0.5,
             mirroring: !args.no_mirroring,
             accumulate: Accumulate::Half,
             compute: choice.compute,
-            gpu: choice.gpu.clone(),
+            gpu: choice.gpus.first().cloned(),
             probabilities: false,
             uncertainty: false,
             skip_air: false,

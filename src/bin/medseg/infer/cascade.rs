@@ -31,53 +31,58 @@ pub enum FirstStage {
 }
 
 impl FirstStage {
-    /// What `--previous` names, or else the model of the first stage beside the second.
+    /// What `--previous` names, or else the model of the first stage beside the `second`; once for each device.
     ///
     /// # Errors
     /// `--previous` for a model that is no cascade; a first stage that is not there or cannot be loaded.
-    pub fn find(
+    pub fn on_each(
         args: &Args,
         choice: &Choice,
-        predictor: &Predictor,
+        second: &Model,
         cx: &Context,
-    ) -> anyhow::Result<Self> {
-        let Some(stage) = predictor.previous_stage() else {
+    ) -> anyhow::Result<Vec<anyhow::Result<Self>>> {
+        let on_each = |make: &dyn Fn() -> Self| {
+            let devices = choice.devices().into_iter();
+            Ok(devices.map(|_| Ok(make())).collect())
+        };
+        let Some(stage) = &second.configuration.previous_stage else {
             if args.previous.is_some() {
                 return Err(Usage(
                     "--previous: the model is no second stage of a cascade".to_owned(),
                 )
                 .into());
             }
-            return Ok(Self::None);
+            return on_each(&|| Self::None);
         };
         let folder = match &args.previous {
             Some(path) if path.join("plans.json").exists() => path.clone(),
-            Some(path) if path.is_dir() => return Ok(Self::Folder(path.clone())),
+            Some(path) if path.is_dir() => return on_each(&|| Self::Folder(path.clone())),
             Some(path) => {
                 // Found out before any case is read.
                 nifti::read_header(path)?;
-                return Ok(Self::File(path.clone()));
+                return on_each(&|| Self::File(path.clone()));
             }
             None => sibling(args.model.as_deref(), stage)?,
         };
         let options = ModelOptions {
-            configuration: Some(stage.to_owned()),
+            configuration: Some(stage.clone()),
             ..args.model_options()
         };
         let model: Model = model::load(&folder, &options)?;
         cx.detail(&format!("first stage: {}", display_name(&folder)));
         let mut options = args.predict_options(choice, cx.limits.memory_bytes);
         (options.probabilities, options.uncertainty) = (false, false);
-        let first = Predictor::new(&model, options)?;
         anyhow::ensure!(
-            first.previous_stage().is_none(),
+            model.configuration.previous_stage.is_none(),
             "{}: is itself a second stage of a cascade; expected the model of {stage}",
             display_name(&folder)
         );
-        Ok(Self::Model(Box::new(first)))
+        let first = Predictor::on_each(&model, &options, &choice.gpus)?.into_iter();
+        Ok(first.map(|made| Ok(Self::Model(Box::new(made?)))).collect())
     }
 
-    /// The first stage's label map of the case `id` on the grid of its channels.
+    /// The first stage's label map of the case `id` on the grid of its channels, and why the processor made what a GPU
+    /// was to make.
     ///
     /// # Errors
     /// A label map that is missing, unreadable or of another grid; what prediction can run into.
@@ -87,14 +92,14 @@ impl FirstStage {
         channels: &[Volume<f32>],
         progress: &dyn Progress,
         cx: &Context,
-    ) -> anyhow::Result<Option<LabelMap>> {
+    ) -> anyhow::Result<Option<(LabelMap, Option<String>)>> {
         let path = match self {
             Self::None => return Ok(None),
             Self::Model(first) => {
                 let prediction = first.predict(channels, None, progress);
                 let prediction = prediction.context("first stage")?;
                 cx.warn_of_gpu(prediction.gpu_problem.as_deref());
-                return Ok(Some(prediction.label_map));
+                return Ok(Some((prediction.label_map, prediction.gpu_problem)));
             }
             Self::File(path) => path.clone(),
             Self::Folder(folder) => find_label_map(folder, id)?,
@@ -112,7 +117,15 @@ impl FirstStage {
                     )
                 })?;
         }
-        Ok(Some(labels))
+        Ok(Some((labels, None)))
+    }
+
+    /// The model, where the first stage is one.
+    pub fn predictor(&mut self) -> Option<&mut Predictor> {
+        match self {
+            Self::Model(first) => Some(first),
+            _ => None,
+        }
     }
 
     /// Of the second stage's plan and the first stage's for an image of this grid the one that takes more memory.

@@ -2,62 +2,94 @@
 
 use super::Args;
 use super::cascade::FirstStage;
-use super::cases::{State, channel_name, check_positions, checksums};
+use super::cases::{Done, Turn, channel_name, check_positions};
 use super::companion::Companion;
 use super::plan::{shown_inputs, shown_memory, shown_output};
 use crate::cases::Clock;
 use crate::context::Context;
 use crate::label_output::Target;
+use crate::memory::Share;
 use anyhow::Context as _;
-use medseg::io::batch::Job;
 use medseg::io::nifti::{self, Header};
 use medseg::io::{display_name, picture};
 use medseg::nnunet::postprocess::Postprocessing;
-use medseg::nnunet::predict::{Prediction, Predictor};
+use medseg::nnunet::predict::{CasePlan, Prediction, Predictor};
 use medseg::nnunet::statistics::label_statistics;
 use medseg::nnunet::uncertainty::label_uncertainties;
-use medseg::provenance::{CaseRecord, Memory, Status};
 use medseg::volume::{Grid, Volume};
 use ndarray::Array3;
 
+/// What segments on one device.
+pub struct Tools {
+    pub predictor: Predictor,
+    pub first_stage: FirstStage,
+}
+
+impl Tools {
+    /// How an image of this grid is predicted within `limit_bytes`, which hold from now on: the stage that takes most.
+    ///
+    /// # Errors
+    /// As [`Predictor::case_plan`].
+    pub fn plan(&mut self, grid: &Grid, limit_bytes: u64) -> anyhow::Result<CasePlan> {
+        self.predictor.set_limit(limit_bytes);
+        if let Some(first) = self.first_stage.predictor() {
+            first.set_limit(limit_bytes);
+        }
+        let second = self.predictor.case_plan(grid)?;
+        self.first_stage.larger(second, grid)
+    }
+
+    /// Why the processor computes although a GPU was asked for.
+    pub fn gpu_problem(&self) -> Option<&str> {
+        let first = match &self.first_stage {
+            FirstStage::Model(first) => first.gpu_problem(),
+            _ => None,
+        };
+        self.predictor.gpu_problem().or(first)
+    }
+}
+
 /// A case with what it needs.
 pub struct Case<'a> {
-    pub job: &'a Job,
+    pub turn: &'a Turn<'a>,
     pub args: &'a Args,
-    pub predictor: &'a Predictor,
-    pub first_stage: &'a FirstStage,
+    pub tools: &'a mut Tools,
     pub postprocessing: Option<&'a Postprocessing>,
     /// Whether a label map of several slices gets its spacing beside it.
     pub writes_spacing: bool,
     pub cx: &'a Context,
 }
 
-impl Case<'_> {
-    /// Segments the case and writes its files. Statistics are added under the case's name.
+impl<'a> Case<'a> {
+    /// Segments the case and writes its files.
     ///
     /// # Errors
     /// Anything that prevents the label map from being written; nothing is left behind then.
-    pub fn run(&self, state: &mut State) -> anyhow::Result<CaseRecord> {
-        let id = self.job.case.id.to_string_lossy().into_owned();
+    pub fn run(&mut self) -> anyhow::Result<Done> {
+        let (id, job) = (self.turn.id(), self.turn.job);
         let mut clock = Clock::new();
-        let target = self.args.target(self.job, self.cx)?;
-        let (channels, header) = self.read(&target, &mut state.memory)?;
+        let target = self.args.target(job, self.cx)?;
+        let (channels, header, _memory) = self.read(&target)?;
         clock.phase("read");
         let progress = self.cx.progress(&id);
         let previous = self
+            .tools
             .first_stage
-            .label_map(&self.job.case.id, &channels, &progress, self.cx)
-            .with_context(|| shown_inputs(self.job))?;
+            .label_map(&job.case.id, &channels, &progress, self.cx)
+            .with_context(|| shown_inputs(job))?;
         if previous.is_some() {
             clock.phase("first stage");
         }
+        let (previous, first_problem) = previous.unzip();
         let mut prediction = self
+            .tools
             .predictor
             .predict(&channels, previous.as_ref(), &progress)
-            .with_context(|| shown_inputs(self.job))?;
+            .with_context(|| shown_inputs(job))?;
         drop(progress);
         clock.phase("predict");
         self.cx.warn_of_gpu(prediction.gpu_problem.as_deref());
+        let gpu_problem = prediction.gpu_problem.take().or(first_problem.flatten());
         if self.args.skip_air {
             let skipped = prediction.skipped_tiles;
             self.cx.say(&format!(
@@ -75,46 +107,34 @@ impl Case<'_> {
         let statistics = statistics.map(|_| label_statistics(map, channels.first()));
         let outputs = self.write(prediction, &header, &target)?;
         clock.phase("write");
-        if let Some(rows) = statistics {
-            state
-                .statistics
-                .insert(id.clone(), serde_json::to_value(rows)?);
-        }
-        let [number, total] = state.position;
-        self.cx.say(&format!(
-            "[{number}/{total}] wrote {} ({:.1} s)",
-            shown_output(self.job),
-            clock.total()
-        ));
-        let mut record = CaseRecord::new(id.clone(), Status::Done);
-        record.outputs = outputs;
+        let statistics = statistics.map(serde_json::to_value).transpose()?;
+        let is_wanted = self.args.run.is_wanted();
+        let mut record = self.turn.written(outputs, clock, is_wanted)?;
         if let Some(rows) = uncertainty {
             let rows = serde_json::to_value(rows)?;
             record.fields.insert("uncertainty".to_owned(), rows);
         }
-        if self.args.run.is_wanted() {
-            record.inputs = checksums(self.job)?;
-            clock.phase("checksums");
-        }
-        record.phases = clock.told(self.cx);
-        Ok(record)
+        Ok(Done {
+            record,
+            statistics,
+            gpu_problem,
+        })
     }
 
     /// The channels in order; the header of the first gives the output its geometry. Whether the whole case fits into
-    /// memory is decided by that header, before any voxel is read.
+    /// memory is decided by that header, before any voxel is read; its memory is the case's until it is dropped.
     fn read(
-        &self,
+        &mut self,
         target: &Target,
-        memory: &mut Memory,
-    ) -> anyhow::Result<(Vec<Volume<f32>>, Header)> {
+    ) -> anyhow::Result<(Vec<Volume<f32>>, Header, Option<Share<'a>>)> {
         let mut channels = Vec::new();
-        let mut first_header = None;
-        for path in &self.job.case.channels {
+        let (mut first_header, mut memory) = (None, None);
+        for path in &self.turn.job.case.channels {
             let reader = self.cx.open(path)?;
             if first_header.is_none() {
-                target.check(&self.job.output, &reader.header().grid)?;
-                self.check_memory(&reader.header().grid, memory)
-                    .with_context(|| display_name(path))?;
+                target.check(&self.turn.job.output, &reader.header().grid)?;
+                let taken = self.take_memory(&reader.header().grid);
+                memory = Some(taken.with_context(|| display_name(path))?);
             }
             let (volumes, header) = reader.into_f32()?;
             for warning in &header.warnings {
@@ -126,34 +146,33 @@ impl Case<'_> {
         }
         let header = first_header.ok_or_else(|| anyhow::anyhow!("a case without files"))?;
         self.check_channels(&channels)?;
-        Ok((channels, header))
+        Ok((channels, header, memory))
     }
 
     fn check_channels(&self, channels: &[Volume<f32>]) -> anyhow::Result<()> {
-        let elsewhere = check_positions(self.job, channels)?;
+        let elsewhere = check_positions(self.turn.job, channels)?;
         if let Some(text) = elsewhere.first() {
             self.cx.warn("channel position", text);
         }
-        for (index, doubt) in self.predictor.doubts(channels) {
-            let name = channel_name(self.job, index);
+        for (index, doubt) in self.tools.predictor.doubts(channels) {
+            let name = channel_name(self.turn.job, index);
             self.cx.warn("intensities", &format!("{name} {doubt}"));
         }
         Ok(())
     }
 
-    fn check_memory(&self, grid: &Grid, memory: &mut Memory) -> anyhow::Result<()> {
-        let plan = self.predictor.case_plan(grid)?;
-        let plan = self.first_stage.larger(plan, grid)?;
-        let limit = self.cx.limits.memory_bytes;
-        memory.predicted_peak_bytes = memory.predicted_peak_bytes.max(plan.memory.peak);
+    fn take_memory(&mut self, grid: &Grid) -> anyhow::Result<Share<'a>> {
+        let plan = |limit| self.tools.plan(grid, limit);
+        let (plan, limit) = self.turn.room.plan(plan, |plan| plan.memory.peak)?;
         plan.memory.check(limit)?;
-        let text = format!("{}: {}", shown_inputs(self.job), shown_memory(&plan, limit));
+        let inputs = shown_inputs(self.turn.job);
+        let text = format!("{inputs}: {}", shown_memory(&plan, limit));
         // What costs time is said unasked.
         match plan.price() {
             Some(_) => self.cx.say(&format!("note: {text}")),
             None => self.cx.detail(&text),
         }
-        Ok(())
+        Ok(self.turn.share(plan.memory.peak))
     }
 
     fn write(
@@ -163,9 +182,9 @@ impl Case<'_> {
         target: &Target,
     ) -> anyhow::Result<Vec<String>> {
         let existing = self.args.existing;
-        let output = &self.job.output;
+        let output = &self.turn.job.output;
         let (map, geometry) = (&prediction.label_map, &header.geometry);
-        let mut outputs = vec![shown_output(self.job)];
+        let mut outputs = vec![shown_output(self.turn.job)];
         let mut save = |companion: Companion, volumes: Vec<Array3<f32>>| {
             let path = companion.path(output);
             let volumes = volumes.into_iter().map(|all| Volume::new(all, *map.grid()));

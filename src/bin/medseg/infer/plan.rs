@@ -113,7 +113,7 @@ impl Plan {
     }
 
     /// Prints `text`, then case, output and memory of every case on stdout; `case_plan` says how an image of a grid
-    /// is going to be predicted.
+    /// is going to be predicted, and within which limit.
     ///
     /// # Errors
     /// When an input's header cannot be read or stdout cannot be written.
@@ -121,13 +121,13 @@ impl Plan {
         &self,
         mut text: String,
         cx: &Context,
-        mut case_plan: impl FnMut(&Grid) -> anyhow::Result<CasePlan>,
+        mut case_plan: impl FnMut(&Grid) -> anyhow::Result<(CasePlan, u64)>,
     ) -> anyhow::Result<()> {
         for step in &self.steps {
             let line = match step {
                 Step::Skip(job) => format!("{}: skip, exists", shown_output(job)),
                 Step::Run(job) => {
-                    let plan = case_plan(&case_grid(job, cx)?)?;
+                    let (plan, limit) = case_plan(&case_grid(job, cx)?)?;
                     let beside = self.companions().iter();
                     let beside = beside.map(|it| display_name(&it.path(&job.output)));
                     let outputs: Vec<String> =
@@ -136,7 +136,7 @@ impl Plan {
                         "{} -> {}: {}",
                         shown_inputs(job),
                         outputs.join(","),
-                        shown_memory(&plan, cx.limits.memory_bytes)
+                        shown_memory(&plan, limit)
                     )
                 }
             };

@@ -1,28 +1,28 @@
 //! `infer --task`: several models over one reading of each case.
 
 use super::Args;
-use super::cases::{self, State, channel_name, check_positions, checksums};
+use super::cases::{self, Done, Turn, channel_name, check_positions};
 use super::plan::{Files, Plan, shown_inputs, shown_output};
 use super::shelf::Shelf;
 use crate::arithmetic::Choice;
 use crate::cases::Clock;
 use crate::context::Context;
 use crate::label_output::Target;
+use crate::memory::{Room, Share};
 use crate::model_store::Store;
 use crate::outcome::{Outcome, Usage};
 use crate::task::{self, Named};
 use anyhow::Context as _;
-use medseg::io::batch::Job;
 use medseg::io::display_name;
 use medseg::io::nifti::Header;
+use medseg::nnunet::predict::CasePlan;
 use medseg::nnunet::statistics::label_statistics;
 use medseg::progress::Progress;
-use medseg::provenance::{CaseRecord, Status};
 use medseg::registration::{Registration, Verdict, register};
 use medseg::tasks::definition::{Crop, Step, Task, Work};
 use medseg::tasks::images::{Images, onto_first};
 use medseg::tasks::run::{self, Witness, largest_plan};
-use medseg::volume::{Affine, Label, LabelMap, LabelTable, Volume};
+use medseg::volume::{Affine, Grid, Label, LabelMap, LabelTable, Volume};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -34,7 +34,7 @@ pub fn run(
     name: &str,
     inputs: &[PathBuf],
     args: &Args,
-    choice: &Choice,
+    mut choice: Choice,
     cx: &Context,
 ) -> anyhow::Result<Outcome> {
     let Named { task, base } = task::find(name)?;
@@ -49,27 +49,41 @@ pub fn run(
     };
     let plan = Plan::new(&inputs, args, task.channels.len(), files)?;
     let store = Store::new(args.models.model_dir.as_deref(), &base);
-    let options = args.predict_options(choice, cx.limits.memory_bytes);
-    let mut shelf = Shelf::new(&task, &store, &args.checkpoint, options, plan.to_run() > 1)?;
+    choice.keep(plan.to_run());
+    let options = args.predict_options(&choice, cx.limits.memory_bytes);
+    let (name_of_checkpoint, keep) = (&args.checkpoint, plan.to_run() > 1);
+    let shelves = Shelf::on_each(
+        &task,
+        &store,
+        name_of_checkpoint,
+        &options,
+        &choice.gpus,
+        keep,
+    )?;
+    let shelves = shelves.into_iter().map(Ok).collect();
+    // Models are loaded when they are needed, so problems of GPUs turn up then.
+    let mut workers = cases::workers(&choice, shelves, |_| None, cx)?;
+    let shelf = &mut workers[0].tools;
     for line in shelf.list() {
         cx.detail(&format!("model {line}"));
     }
-    if args.dry_run {
-        return print_plan(&plan, &task, &mut shelf, cx);
-    }
     let mut report = cx.run_report();
     report.model = Some(json!({"task": task.name, "models": shelf.describe()?}));
-    report.settings = args.settings(choice);
+    if args.dry_run {
+        let room = Room::new(cx.limits.memory_bytes, choice.devices().len());
+        return print_plan(&plan, &task, shelf, &room, cx);
+    }
+    report.settings = args.settings(&choice, &workers);
     report.settings.insert("task".to_owned(), Value::from(name));
-    cases::run(args, &plan, report, cx, |job, state| {
+    cases::run(args, &plan, report, cx, &mut workers, |shelf, turn| {
         let mut case = Case {
-            job,
+            turn,
             args,
             task: &task,
             cx,
             clock: Clock::new(),
         };
-        case.run(&mut shelf, state)
+        case.run(shelf)
     })
 }
 
@@ -179,6 +193,7 @@ fn print_plan(
     plan: &Plan,
     task: &Task,
     shelf: &mut Shelf,
+    room: &Room,
     cx: &Context,
 ) -> anyhow::Result<Outcome> {
     let mut text = format!("task {}\n", task.name);
@@ -186,33 +201,50 @@ fn print_plan(
         text.push_str(&format!("model {line}\n"));
     }
     plan.print(text, cx, |grid| {
-        let largest = largest_plan(task, grid, shelf)?;
+        let (largest, limit) = largest_within(room, task, grid, shelf)?;
         let (_, plan) = largest.ok_or_else(|| anyhow::anyhow!("the task runs no model"))?;
-        Ok(plan)
+        Ok((plan, limit))
     })?;
     Ok(Outcome::Done)
 }
 
+/// The plan of the model that takes most memory, with its name, and the limit it was made within, which holds from now
+/// on.
+fn largest_within(
+    room: &Room,
+    task: &Task,
+    grid: &Grid,
+    shelf: &mut Shelf,
+) -> anyhow::Result<(Option<(String, CasePlan)>, u64)> {
+    let plan = |limit| {
+        shelf.set_limit(limit);
+        Ok(largest_plan(task, grid, shelf)?)
+    };
+    room.plan(plan, |largest| {
+        largest.as_ref().map_or(0, |(_, plan)| plan.memory.peak)
+    })
+}
+
 struct Case<'a> {
-    job: &'a Job,
+    turn: &'a Turn<'a>,
     args: &'a Args,
     task: &'a Task,
     cx: &'a Context,
     clock: Clock,
 }
 
-impl Case<'_> {
-    fn run(&mut self, shelf: &mut Shelf, state: &mut State) -> anyhow::Result<CaseRecord> {
-        let id = self.job.case.id.to_string_lossy().into_owned();
+impl<'a> Case<'a> {
+    fn run(&mut self, shelf: &mut Shelf) -> anyhow::Result<Done> {
+        let job = self.turn.job;
         let target = match self.args.per_class {
             true => Target::Volume,
-            false => self.args.target(self.job, self.cx)?,
+            false => self.args.target(job, self.cx)?,
         };
-        let (channels, header) = self.read(shelf, &target, state)?;
+        let (channels, header, _memory) = self.read(shelf, &target)?;
         self.clock.phase("read");
-        let shown = shown_inputs(self.job);
-        check_positions(self.job, &channels)?;
-        let progress = self.cx.progress(&id);
+        let shown = shown_inputs(job);
+        check_positions(job, &channels)?;
+        let progress = self.cx.progress(&self.turn.id());
         let found = match self.args.register {
             true => self
                 .register(&channels, &progress)
@@ -226,64 +258,53 @@ impl Case<'_> {
             clock: &mut self.clock,
             cx: self.cx,
             shown: &shown,
+            gpu_problem: None,
         };
         let map = run::run(self.task, &mut images, shelf, &mut witness, &progress)
             .with_context(|| shown.clone())?;
+        let gpu_problem = witness.gpu_problem;
         drop(progress);
-        if self.args.statistics.is_some() {
-            let rows = label_statistics(&map, images.first());
-            state
-                .statistics
-                .insert(id.clone(), serde_json::to_value(rows)?);
-        }
+        let statistics = self.args.statistics.as_ref();
+        let statistics = statistics.map(|_| label_statistics(&map, images.first()));
+        let statistics = statistics.map(serde_json::to_value).transpose()?;
         drop(images);
         let outputs = self.write(&map, &header, &target)?;
         self.clock.phase("write");
-        let [number, total] = state.position;
-        self.cx.say(&format!(
-            "[{number}/{total}] wrote {} ({:.1} s)",
-            shown_output(self.job),
-            self.clock.total()
-        ));
-        let mut record = CaseRecord::new(id.clone(), Status::Done);
-        record.outputs = outputs;
+        let clock = std::mem::replace(&mut self.clock, Clock::new());
+        let is_wanted = self.args.run.is_wanted();
+        let mut record = self.turn.written(outputs, clock, is_wanted)?;
         if self.args.register {
             let found = Value::Array(self.described(&found)?);
             record.fields.insert("registration".to_owned(), found);
         }
-        if self.args.run.is_wanted() {
-            record.inputs = checksums(self.job)?;
-            self.clock.phase("checksums");
-        }
-        record.phases = std::mem::replace(&mut self.clock, Clock::new()).told(self.cx);
-        Ok(record)
+        Ok(Done {
+            record,
+            statistics,
+            gpu_problem,
+        })
     }
 
     /// The channels and the header of the first, by which the memory of the whole case is checked before any voxel
-    /// is read.
+    /// is read; it is the case's until it is dropped.
     fn read(
         &self,
         shelf: &mut Shelf,
         target: &Target,
-        state: &mut State,
-    ) -> anyhow::Result<(Vec<Volume<f32>>, Header)> {
+    ) -> anyhow::Result<(Vec<Volume<f32>>, Header, Option<Share<'a>>)> {
         let mut channels = Vec::new();
-        let mut first_header = None;
-        for path in &self.job.case.channels {
+        let (mut first_header, mut memory) = (None, None);
+        for path in &self.turn.job.case.channels {
             let shown = display_name(path);
             let reader = self.cx.open(path)?;
             if first_header.is_none() {
                 let grid = reader.header().grid;
-                target.check(&self.job.output, &grid)?;
-                let largest =
-                    largest_plan(self.task, &grid, shelf).with_context(|| shown.clone())?;
+                target.check(&self.turn.job.output, &grid)?;
+                let largest = largest_within(self.turn.room, self.task, &grid, shelf);
+                let (largest, limit) = largest.with_context(|| shown.clone())?;
                 if let Some((model, plan)) = largest {
-                    let peak = plan.memory.peak;
-                    let known = &mut state.memory.predicted_peak_bytes;
-                    *known = (*known).max(peak);
-                    plan.memory
-                        .check(self.cx.limits.memory_bytes)
-                        .with_context(|| format!("{shown}: model {model}"))?;
+                    let checked = plan.memory.check(limit);
+                    checked.with_context(|| format!("{shown}: model {model}"))?;
+                    memory = Some(self.turn.share(plan.memory.peak));
                 }
             }
             let (volumes, header) = reader.into_f32()?;
@@ -294,7 +315,7 @@ impl Case<'_> {
             first_header.get_or_insert(header);
         }
         let header = first_header.ok_or_else(|| anyhow::anyhow!("a case without files"))?;
-        Ok((channels, header))
+        Ok((channels, header, memory))
     }
 
     /// Where places of the first phase lie in every later one.
@@ -308,21 +329,24 @@ impl Case<'_> {
             return Ok(all);
         };
         for (index, other) in others.iter().enumerate() {
-            let (name, file) = (self.channel(index + 1), channel_name(self.job, index + 1));
+            let (name, file) = (
+                self.channel(index + 1),
+                channel_name(self.turn.job, index + 1),
+            );
             let found = register(first, other, progress).with_context(|| file.clone())?;
             self.clock.phase(&format!("register {name}"));
             let [degrees, mm] = [found.rotation_degrees, found.mean_displacement_mm];
             match found.verdict {
                 Verdict::Moved => self.cx.say(&format!(
                     "note: {file}: moved by {mm:.1} mm on average, {degrees:.1} degrees, against {}",
-                    channel_name(self.job, 0)
+                    channel_name(self.turn.job, 0)
                 )),
                 Verdict::InPlace => self.cx.detail(&format!("{file}: lies in place")),
                 Verdict::Unrelated => self.cx.warn(
                     "registration",
                     &format!(
                         "{file}: no motion makes it fit {} (mutual information {:.2}): taken as it lies; are they of one patient?",
-                        channel_name(self.job, 0),
+                        channel_name(self.turn.job, 0),
                         found.information_after
                     ),
                 ),
@@ -372,10 +396,10 @@ impl Case<'_> {
         target: &Target,
     ) -> anyhow::Result<Vec<String>> {
         let overwrite = self.args.existing.overwrite();
-        let output = &self.job.output;
+        let output = &self.turn.job.output;
         if !self.args.per_class {
             target.save(output, map, &header.geometry, &[], overwrite)?;
-            return Ok(vec![shown_output(self.job)]);
+            return Ok(vec![shown_output(self.turn.job)]);
         }
         medseg::io::atomic::create_folder(output)?;
         let mut outputs = Vec::new();
@@ -399,6 +423,7 @@ struct Told<'a> {
     clock: &'a mut Clock,
     cx: &'a Context,
     shown: &'a str,
+    gpu_problem: Option<String>,
 }
 
 impl Witness for Told<'_> {
@@ -408,5 +433,11 @@ impl Witness for Told<'_> {
 
     fn remark(&mut self, text: &str) {
         self.cx.warn("task", &format!("{}: {text}", self.shown));
+    }
+
+    fn gpu_problem(&mut self, text: &str) {
+        let problem = format!("{}: {text}", self.shown);
+        self.cx.warn_of_gpu(Some(&problem));
+        self.gpu_problem.get_or_insert_with(|| text.to_owned());
     }
 }
