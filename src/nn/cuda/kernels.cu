@@ -66,6 +66,18 @@ __device__ inline unsigned index_of(Place place, unsigned channels, unsigned vox
                 : (place.item * channels + place.channel) * voxels + place.voxel;
 }
 
+// Neighbouring numbers that are read and written as one: 16 bytes where shapes allow it, else one number.
+template <typename T, unsigned N> struct alignas(N * sizeof(T)) Pack {
+    T numbers[N];
+};
+
+#define NUMBERS(T) (16u / (unsigned)sizeof(T))
+
+// Whether tensors of these sizes are made of whole packs of N.
+__device__ inline bool packs(unsigned n, unsigned channels, unsigned wide, unsigned first, unsigned voxels, int last) {
+    return last ? channels % n == 0 && wide % n == 0 && first % n == 0 : voxels % n == 0;
+}
+
 // The voxel read where axes are read backwards: bit 0 of `flips` is z, bit 1 y, bit 2 x.
 __device__ inline unsigned flipped(unsigned voxel, unsigned flips, unsigned depth, unsigned height, unsigned width) {
     unsigned x = voxel % width, y = voxel / width % height, z = voxel / width / height;
@@ -116,59 +128,106 @@ __device__ void gather(const float *image, T *to, const unsigned *flips, const L
     }
 }
 
-// Sums and sums of squares of every item's channels over the voxels of a lane: every `lanes`-th.
+// Sums and sums of squares of every item's channels over the voxels of a lane: every `lanes`-th, or pack of voxels.
 // `sums` is [2][item][channel][lane].
+template <typename T, unsigned N>
+__device__ void moments_of(const T *from, double *sums, unsigned items, unsigned channels, unsigned voxels,
+                           unsigned lanes, int last) {
+    unsigned rows = items * channels;
+    // Channels, or voxels, that a pack holds.
+    unsigned across = last ? N : 1, along = last ? 1 : N;
+    for (unsigned index = FIRST; index < rows * lanes / across; index += STEP) {
+        // Neighbouring threads read neighbouring packs.
+        Place lane = place_of(index, channels / across, lanes, last);
+        lane.channel *= across;
+        double sum[N] = {}, squares[N] = {};
+        for (unsigned voxel = lane.voxel * along; voxel < voxels; voxel += lanes * along) {
+            Place place = {lane.item, lane.channel, voxel};
+            Pack<T, N> pack = *(const Pack<T, N> *)(from + index_of(place, channels, voxels, last));
+            for (unsigned k = 0; k < N; ++k) {
+                double value = (double)widen(pack.numbers[k]);
+                sum[k] += value;
+                squares[k] += value * value;
+            }
+        }
+        for (unsigned k = 1; k < along; ++k) {
+            sum[0] += sum[k];
+            squares[0] += squares[k];
+        }
+        for (unsigned k = 0; k < across; ++k) {
+            unsigned to = (lane.item * channels + lane.channel + k) * lanes + lane.voxel;
+            sums[to] = sum[k];
+            sums[rows * lanes + to] = squares[k];
+        }
+    }
+}
+
 template <typename T>
 __device__ void moments(const T *from, double *sums, unsigned items, unsigned channels, unsigned voxels,
                         unsigned lanes, int last) {
-    unsigned rows = items * channels;
-    for (unsigned index = FIRST; index < rows * lanes; index += STEP) {
-        // Neighbouring threads read neighbouring numbers.
-        Place lane = place_of(index, channels, lanes, last);
-        double sum = 0.0, squares = 0.0;
-        for (unsigned voxel = lane.voxel; voxel < voxels; voxel += lanes) {
-            Place place = {lane.item, lane.channel, voxel};
-            double value = (double)widen(from[index_of(place, channels, voxels, last)]);
-            sum += value;
-            squares += value * value;
-        }
-        unsigned to = (lane.item * channels + lane.channel) * lanes + lane.voxel;
-        sums[to] = sum;
-        sums[rows * lanes + to] = squares;
-    }
+    if (packs(NUMBERS(T), channels, channels, 0, voxels, last))
+        moments_of<T, NUMBERS(T)>(from, sums, items, channels, voxels, lanes, last);
+    else
+        moments_of<T, 1>(from, sums, items, channels, voxels, lanes, last);
 }
 
 // Applies scale and shift, `table` [2][item][channel], adds `other` where there is one, and bends negative results;
 // in place, and once more into a tensor of `wide` channels from channel `first` on where `copy` is one.
-template <typename T>
-__device__ void normalise(T *values, const float *table, float slope, const T *other, T *copy, unsigned wide,
-                          unsigned first, unsigned items, unsigned channels, unsigned voxels, int last) {
+template <typename T, unsigned N>
+__device__ void normalise_by(T *values, const float *table, float slope, const T *other, T *copy, unsigned wide,
+                             unsigned first, unsigned items, unsigned channels, unsigned voxels, int last) {
     unsigned rows = items * channels;
-    for (unsigned index = FIRST; index < rows * voxels; index += STEP) {
-        Place place = place_of(index, channels, voxels, last);
-        unsigned row = place.item * channels + place.channel;
-        float value = fmaf(widen(values[index]), table[row], table[rows + row]);
+    for (unsigned index = FIRST; index < rows * voxels / N; index += STEP) {
+        Place place = place_of(index * N, channels, voxels, last);
+        unsigned row = place.item * channels + place.channel, step = last ? 1 : 0;
+        Pack<T, N> pack = ((const Pack<T, N> *)values)[index], added = {};
         if (other)
-            value += widen(other[index]);
-        T result = narrow<T>(value < 0.0f ? value * slope : value);
-        values[index] = result;
+            added = ((const Pack<T, N> *)other)[index];
+        for (unsigned k = 0; k < N; ++k) {
+            unsigned number = row + k * step;
+            float value = fmaf(widen(pack.numbers[k]), table[number], table[rows + number]);
+            if (other)
+                value += widen(added.numbers[k]);
+            pack.numbers[k] = narrow<T>(value < 0.0f ? value * slope : value);
+        }
+        ((Pack<T, N> *)values)[index] = pack;
         if (copy) {
             place.channel += first;
-            copy[index_of(place, wide, voxels, last)] = result;
+            *(Pack<T, N> *)(copy + index_of(place, wide, voxels, last)) = pack;
         }
     }
 }
 
+template <typename T>
+__device__ void normalise(T *values, const float *table, float slope, const T *other, T *copy, unsigned wide,
+                          unsigned first, unsigned items, unsigned channels, unsigned voxels, int last) {
+    if (packs(NUMBERS(T), channels, wide, first, voxels, last))
+        normalise_by<T, NUMBERS(T)>(values, table, slope, other, copy, wide, first, items, channels, voxels, last);
+    else
+        normalise_by<T, 1>(values, table, slope, other, copy, wide, first, items, channels, voxels, last);
+}
+
 // Copies a tensor, plus `bias`, into one of `wide` channels from channel `first` on.
+template <typename T, unsigned N>
+__device__ void biased_by(const T *from, const float *bias, T *to, unsigned wide, unsigned first, unsigned items,
+                          unsigned channels, unsigned voxels, int last) {
+    for (unsigned index = FIRST; index < items * channels * voxels / N; index += STEP) {
+        Place place = place_of(index * N, channels, voxels, last);
+        Pack<T, N> pack = ((const Pack<T, N> *)from)[index];
+        for (unsigned k = 0; k < N; ++k)
+            pack.numbers[k] = narrow<T>(widen(pack.numbers[k]) + bias[place.channel + (last ? k : 0)]);
+        place.channel += first;
+        *(Pack<T, N> *)(to + index_of(place, wide, voxels, last)) = pack;
+    }
+}
+
 template <typename T>
 __device__ void biased(const T *from, const float *bias, T *to, unsigned wide, unsigned first, unsigned items,
                        unsigned channels, unsigned voxels, int last) {
-    for (unsigned index = FIRST; index < items * channels * voxels; index += STEP) {
-        Place place = place_of(index, channels, voxels, last);
-        float value = widen(from[index]) + bias[place.channel];
-        place.channel += first;
-        to[index_of(place, wide, voxels, last)] = narrow<T>(value);
-    }
+    if (packs(NUMBERS(T), channels, wide, first, voxels, last))
+        biased_by<T, NUMBERS(T)>(from, bias, to, wide, first, items, channels, voxels, last);
+    else
+        biased_by<T, 1>(from, bias, to, wide, first, items, channels, voxels, last);
 }
 
 // Averages boxes of fz, fy, fx voxels; depth, height and width are those of the result.
@@ -196,10 +255,10 @@ __device__ void average(const T *from, T *to, unsigned items, unsigned channels,
 // The 1x1x1 convolution to classes, un-flipped and added up over the `items` of each window: `logits`
 // [window][class][voxel] becomes the sum, plus what is there with `add`, divided by `passes`. `broken` becomes 1 where
 // a result is not finite.
-template <typename T>
-__device__ void head(const T *from, const float *weights, const float *bias, float *logits, const unsigned *flips,
-                     int *broken, unsigned windows, unsigned items, unsigned channels, unsigned classes,
-                     unsigned depth, unsigned height, unsigned width, int add, float passes, int last) {
+template <typename T, unsigned N>
+__device__ void head_by(const T *from, const float *weights, const float *bias, float *logits, const unsigned *flips,
+                        int *broken, unsigned windows, unsigned items, unsigned channels, unsigned classes,
+                        unsigned depth, unsigned height, unsigned width, int add, float passes, int last) {
     unsigned voxels = depth * height * width;
     for (unsigned index = FIRST; index < windows * voxels; index += STEP) {
         unsigned window = index / voxels, voxel = index % voxels;
@@ -214,12 +273,15 @@ __device__ void head(const T *from, const float *weights, const float *bias, flo
                 float sum[HEAD];
                 for (unsigned k = 0; k < HEAD; ++k)
                     sum[k] = 0.0f;
-                for (place.channel = 0; place.channel < channels; ++place.channel) {
-                    float value = widen(from[index_of(place, channels, voxels, last)]);
-                    const float *column = weights + place.channel * classes + start;
-                    for (unsigned k = 0; k < HEAD; ++k)
-                        if (k < count)
-                            sum[k] = fmaf(value, column[k], sum[k]);
+                for (; place.channel < channels; place.channel += N) {
+                    Pack<T, N> pack = *(const Pack<T, N> *)(from + index_of(place, channels, voxels, last));
+                    for (unsigned number = 0; number < N; ++number) {
+                        float value = widen(pack.numbers[number]);
+                        const float *column = weights + (place.channel + number) * classes + start;
+                        for (unsigned k = 0; k < HEAD; ++k)
+                            if (k < count)
+                                sum[k] = fmaf(value, column[k], sum[k]);
+                    }
                 }
                 for (unsigned k = 0; k < HEAD; ++k)
                     if (k < count)
@@ -234,6 +296,19 @@ __device__ void head(const T *from, const float *weights, const float *bias, flo
             }
         }
     }
+}
+
+template <typename T>
+__device__ void head(const T *from, const float *weights, const float *bias, float *logits, const unsigned *flips,
+                     int *broken, unsigned windows, unsigned items, unsigned channels, unsigned classes,
+                     unsigned depth, unsigned height, unsigned width, int add, float passes, int last) {
+    // A pack of voxels is of no use where each may be read backwards.
+    if (last && channels % NUMBERS(T) == 0)
+        head_by<T, NUMBERS(T)>(from, weights, bias, logits, flips, broken, windows, items, channels, classes, depth,
+                               height, width, add, passes, last);
+    else
+        head_by<T, 1>(from, weights, bias, logits, flips, broken, windows, items, channels, classes, depth, height,
+                      width, add, passes, last);
 }
 
 // Adds the `logits` [class][voxel] of window `window`, times `importance` [voxel], to `sums` [slot][class][place] and

@@ -10,7 +10,7 @@ const UNIT: usize = 16;
 /// Most numbers of a tensor: the kernels count in 31 bits.
 const MOST: usize = (1 << 31) - 1;
 /// Most lanes that share the voxels of a channel while its moments are summed.
-const MOST_LANES: usize = 2048;
+const MOST_LANES: usize = 16384;
 /// Voxels of a lane at least, where there are enough.
 const LANE: usize = 64;
 

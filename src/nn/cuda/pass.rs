@@ -235,6 +235,11 @@ impl Pass {
         Argument::Address(self.flips.address() + (4 * chunk * self.batch.passes) as Address)
     }
 
+    /// Threads for so many numbers, which kernels take in packs of 16 bytes where shapes allow it.
+    fn threads(network: &Network, numbers: usize) -> usize {
+        numbers.div_ceil(16 / network.arithmetic.bytes())
+    }
+
     /// Where it is noted that step `index` gives numbers that are not finite.
     fn flag(&self, index: usize) -> Argument {
         Argument::Address(self.broken.address() + 4 * (1 + index) as Address)
@@ -361,7 +366,7 @@ impl Pass {
         self.launch(
             network,
             "moments",
-            rows * length,
+            Self::threads(network, rows * length),
             &[
                 Argument::Address(self.value(value)),
                 Argument::Address(self.moments[0].address()),
@@ -372,17 +377,17 @@ impl Pass {
                 last,
             ],
         )?;
-        let mut sums = &self.moments[0];
-        if length > 32 {
-            sums = &self.moments[1];
+        let [mut sums, mut shorter_sums] = [&self.moments[0], &self.moments[1]];
+        while length > 32 {
             let shorter = length.div_ceil(32);
             let arguments = [
-                Argument::Address(self.moments[0].address()),
                 Argument::Address(sums.address()),
+                Argument::Address(shorter_sums.address()),
                 Argument::Count(2 * rows),
                 Argument::Count(length),
             ];
             self.launch_plain(network, "fold", 2 * rows * shorter, &arguments)?;
+            std::mem::swap(&mut sums, &mut shorter_sums);
             length = shorter;
         }
         self.launch_plain(
@@ -411,7 +416,7 @@ impl Pass {
         self.launch(
             network,
             "normalise",
-            rows * voxels,
+            Self::threads(network, rows * voxels),
             &[
                 Argument::Address(self.value(value)),
                 Argument::Address(self.table.address()),
@@ -438,7 +443,7 @@ impl Pass {
         self.launch(
             network,
             "biased",
-            items * channels * voxels,
+            Self::threads(network, items * channels * voxels),
             &[
                 Argument::Address(self.value(value)),
                 Argument::Address(bias.address()),
