@@ -7,7 +7,7 @@
 # MODEL is an nnU-Net results folder (Trainer__Plans__3d_fullres), IMAGES a folder of cases in its naming (case_0000.nii.gz),
 # ROUNDS how often each pair is timed [default: 3]. Needs a built medseg (MEDSEG, default target/release/medseg), cuDNN 9 on
 # the loader's path, and for the comparison a Python with torch and nnunetv2 (PYTHON, default python3); without it, medseg
-# is only timed against itself. Nothing else should use the GPU.
+# is only timed against itself. With MEDSEG_SHARED also nnU-Net's reference cases. Nothing else should use the GPU.
 set -euo pipefail
 if [ $# -lt 2 ]; then
     sed -n '2,11p' "$0" | cut -c3-
@@ -33,6 +33,11 @@ for precision in fp32 tf32 fp16 bf16; do
     done
 done
 
+if [ -n "${MEDSEG_SHARED:-}" ]; then
+    echo "== nnU-Net's reference cases on the GPU"
+    "$python" "$(dirname "$0")/../tests/every_isa.py" "$medseg" "$MEDSEG_SHARED/reference/nnunet" --sets cuda
+fi
+
 seconds() { # runs a command, prints its wall seconds
     local start end
     start=$(date +%s.%N)
@@ -42,7 +47,7 @@ seconds() { # runs a command, prints its wall seconds
 }
 
 if "$python" -c 'import torch, nnunetv2; assert torch.cuda.is_available()' 2> /dev/null; then
-    echo "== one patch: PyTorch autocast, channels last, cuDNN benchmark, against medseg fp16 (medseg's includes the copies)"
+    echo "== one patch: PyTorch autocast, channels last, cuDNN benchmark, against medseg fp16, both without copies"
     cat > "$work/forward.py" <<'PYTHON'
 import sys, time, torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor

@@ -7,6 +7,7 @@
 //
 // Environment: MEDSEG_SIM_FAULT (wrong, layout, layout_first, promise, memory: see below).
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
@@ -179,15 +180,20 @@ static void convolve(Plain &low, Plain &high, const Plain &weights, const Convol
                                             continue;
                                         float *a = &low.numbers[low.at(item, k, z, y, 0)];
                                         float *b = &high.numbers[high.at(item, c, hz, hy, 0)];
-                                        for (int x = 0; x < low.sizes[4]; ++x) {
-                                            int hx = x * stride[2] + tx - padding[2];
-                                            if (hx < 0 || hx >= high.sizes[4])
-                                                continue;
-                                            if (forward)
-                                                a[x] += weight * b[hx];
-                                            else
-                                                b[hx] += weight * a[x];
-                                        }
+                                        // The part of the row whose neighbours lie in the other tensor.
+                                        int shift = tx - padding[2], step = stride[2];
+                                        int first = shift < 0 ? (step - 1 - shift) / step : 0;
+                                        int room = high.sizes[4] - 1 - shift;
+                                        int end = room < 0 ? 0 : std::min(low.sizes[4], room / step + 1);
+                                        if (step == 1 && forward)
+                                            for (int x = first; x < end; ++x)
+                                                a[x] += weight * b[x + shift];
+                                        else if (forward)
+                                            for (int x = first; x < end; ++x)
+                                                a[x] += weight * b[x * step + shift];
+                                        else
+                                            for (int x = first; x < end; ++x)
+                                                b[x * step + shift] += weight * a[x];
                                     }
                                 }
                             }

@@ -21,7 +21,16 @@ fn simulator() -> &'static Path {
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cuda");
         for (source, library) in [("driver.cpp", "libcuda.so.1"), ("dnn.cpp", "libcudnn.so.9")] {
             let output = Command::new("c++")
-                .args(["-std=c++17", "-O3", "-shared", "-fPIC", "-pthread", "-o"])
+                // Sums round after the product, as the GPU is told to.
+                .args([
+                    "-std=c++17",
+                    "-O3",
+                    "-ffp-contract=off",
+                    "-shared",
+                    "-fPIC",
+                    "-pthread",
+                ])
+                .arg("-o")
                 .arg(folder.join(library))
                 .arg(format!("-Wl,-soname,{library}"))
                 .arg(sources.join(source))

@@ -90,6 +90,22 @@ impl<'n> Executor<'n> {
         self.check()
     }
 
+    /// Computes the patch of the last [`run`](Self::run) once more with network `index` and waits for it; nothing is
+    /// copied. For measuring.
+    ///
+    /// # Errors
+    ///
+    /// There was none; as [`run`](Self::run).
+    pub fn again(&mut self, index: usize) -> Result<(), NetworkError> {
+        let none = || Error::Refused("no patch was computed yet".to_owned());
+        let source = self.source.take().ok_or_else(none)?;
+        let computed = self.compute(index, &source);
+        self.source = Some(source);
+        computed?;
+        let queue = self.network(index)?.gpu.queue();
+        Ok(queue.mark()?.wait()?)
+    }
+
     /// Memory for one patch of the host.
     fn own_source(&self) -> Result<Source, Error> {
         let network = &self.networks[0];
