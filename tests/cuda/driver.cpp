@@ -10,7 +10,7 @@
 //
 // Environment: MEDSEG_SIM_DEVICES (how many GPUs, 1), MEDSEG_SIM_MEMORY (bytes of each, 8 GiB), MEDSEG_SIM_LOG (a file
 // that gets one line at the end), MEDSEG_SIM_FAULT (old, ptx, launch, late, capture: see below), MEDSEG_SIM_AFTER (how
-// many launches work before launch and late set in, 60).
+// many launches work before launch and late set in, 115).
 
 #include <atomic>
 #include <cmath>
@@ -70,7 +70,7 @@ static std::mutex lock;
 static std::map<uint64_t, size_t> buffers;
 static size_t used, peak;
 static std::atomic<size_t> launches, asked, graphs;
-static bool spent() { return asked > number("MEDSEG_SIM_AFTER", 60); }
+static bool spent() { return asked > number("MEDSEG_SIM_AFTER", 115); }
 static const size_t FENCE = 256;
 static const unsigned char FENCE_BYTE = 0xA5;
 

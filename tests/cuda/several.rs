@@ -192,7 +192,12 @@ fn a_gpu_that_fails_costs_its_case_and_gets_no_other() {
     let (here, arguments) = six_cases();
     let here = here.path();
     let arguments = format!("{arguments} -o out --device cuda:all --report r.json");
-    let faults = [THREE[0], ("MEDSEG_SIM_FAULT", "launch")];
+    // After the checks of three GPUs, and before any case could be done.
+    let faults = [
+        THREE[0],
+        ("MEDSEG_SIM_FAULT", "launch"),
+        ("MEDSEG_SIM_AFTER", "330"),
+    ];
     let output = run(here, &arguments, &faults);
     assert_eq!(output.status.code(), Some(3));
     let told = text(&output.stderr);
@@ -203,7 +208,10 @@ fn a_gpu_that_fails_costs_its_case_and_gets_no_other() {
     for (device, error) in devices.iter().zip(of_cases(&report, "error")) {
         let start = format!("{device}: images/");
         assert!(error.starts_with(&start), "{error}");
-        assert!(error.contains("cuLaunchKernel failed"), "{error}");
+        assert!(
+            error.contains("failed: an illegal memory access"),
+            "{error}"
+        );
     }
     // All fail; the last that is left goes on trying.
     let left = told.lines().filter_map(|line| {
