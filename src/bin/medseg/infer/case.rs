@@ -69,7 +69,7 @@ impl<'a> Case<'a> {
         let (id, job) = (self.turn.id(), self.turn.job);
         let mut clock = Clock::new();
         let target = self.args.target(job, self.cx)?;
-        let (channels, header, _memory) = self.read(&target)?;
+        let (_memory, channels, header) = self.read(&target)?;
         clock.phase("read");
         let progress = self.cx.progress(&id);
         let previous = self
@@ -126,7 +126,7 @@ impl<'a> Case<'a> {
     fn read(
         &mut self,
         target: &Target,
-    ) -> anyhow::Result<(Vec<Volume<f32>>, Header, Option<Share<'a>>)> {
+    ) -> anyhow::Result<(Option<Share<'a>>, Vec<Volume<f32>>, Header)> {
         let mut channels = Vec::new();
         let (mut first_header, mut memory) = (None, None);
         for path in &self.turn.job.case.channels {
@@ -146,7 +146,7 @@ impl<'a> Case<'a> {
         }
         let header = first_header.ok_or_else(|| anyhow::anyhow!("a case without files"))?;
         self.check_channels(&channels)?;
-        Ok((channels, header, memory))
+        Ok((memory, channels, header))
     }
 
     fn check_channels(&self, channels: &[Volume<f32>]) -> anyhow::Result<()> {

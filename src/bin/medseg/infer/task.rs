@@ -51,15 +51,8 @@ pub fn run(
     let store = Store::new(args.models.model_dir.as_deref(), &base);
     choice.keep(plan.to_run());
     let options = args.predict_options(&choice, cx.limits.memory_bytes);
-    let (name_of_checkpoint, keep) = (&args.checkpoint, plan.to_run() > 1);
-    let shelves = Shelf::on_each(
-        &task,
-        &store,
-        name_of_checkpoint,
-        &options,
-        &choice.gpus,
-        keep,
-    )?;
+    let (gpus, keep) = (&choice.gpus, plan.to_run() > 1);
+    let shelves = Shelf::on_each(&task, &store, &args.checkpoint, &options, gpus, keep)?;
     let shelves = shelves.into_iter().map(Ok).collect();
     // Models are loaded when they are needed, so problems of GPUs turn up then.
     let mut workers = cases::workers(&choice, shelves, |_| None, cx)?;
@@ -240,7 +233,7 @@ impl<'a> Case<'a> {
             true => Target::Volume,
             false => self.args.target(job, self.cx)?,
         };
-        let (channels, header, _memory) = self.read(shelf, &target)?;
+        let (_memory, channels, header) = self.read(shelf, &target)?;
         self.clock.phase("read");
         let shown = shown_inputs(job);
         check_positions(job, &channels)?;
@@ -290,7 +283,7 @@ impl<'a> Case<'a> {
         &self,
         shelf: &mut Shelf,
         target: &Target,
-    ) -> anyhow::Result<(Vec<Volume<f32>>, Header, Option<Share<'a>>)> {
+    ) -> anyhow::Result<(Option<Share<'a>>, Vec<Volume<f32>>, Header)> {
         let mut channels = Vec::new();
         let (mut first_header, mut memory) = (None, None);
         for path in &self.turn.job.case.channels {
@@ -315,7 +308,7 @@ impl<'a> Case<'a> {
             first_header.get_or_insert(header);
         }
         let header = first_header.ok_or_else(|| anyhow::anyhow!("a case without files"))?;
-        Ok((channels, header, memory))
+        Ok((memory, channels, header))
     }
 
     /// Where places of the first phase lie in every later one.
