@@ -46,6 +46,17 @@ seconds() { # runs a command, prints its wall seconds
     echo "$end - $start" | bc -l
 }
 
+gpus="$("$medseg" info --devices --json | grep -c '"device": "cuda:')"
+if [ "$gpus" -gt 1 ]; then
+    echo "== cases spread over $gpus GPUs against one: the same bytes where the GPUs are of one kind"
+    for round in $(seq "$rounds"); do
+        one="$(seconds "$medseg" infer -i "$images" -m "$model" -o "$work/first$round" --device cuda --precision fp16)"
+        all="$(seconds "$medseg" infer -i "$images" -m "$model" -o "$work/all$round" --device cuda:all --precision fp16)"
+        same="$(diff -rq "$work/first$round" "$work/all$round" > /dev/null && echo same || echo other)"
+        echo "round $round: one $one s, all $all s, ratio $(echo "$one / $all" | bc -l | cut -c1-5), $same bytes"
+    done
+fi
+
 if "$python" -c 'import torch, nnunetv2; assert torch.cuda.is_available()' 2> /dev/null; then
     echo "== one patch: PyTorch autocast, channels last, cuDNN benchmark, against medseg fp16, both without copies"
     cat > "$work/forward.py" <<'PYTHON'

@@ -74,6 +74,38 @@ fn real_label_maps_are_those_of_the_processor() {
     }
 }
 
+#[test]
+#[ignore = "needs an NVIDIA GPU and cuDNN 9"]
+fn real_gpus_together_give_the_bytes_of_one() {
+    let here = tempfile::tempdir().unwrap();
+    let here = here.path();
+    for seed in 1..9 {
+        let arguments =
+            format!("phantom -o images/{seed}.nii --size 40,36,32 --spacing 2,2,2 --seed {seed}");
+        std::fs::create_dir_all(here.join("images")).unwrap();
+        succeed(here, &arguments);
+    }
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join(
+        "testdata/parity/configurations/residual/model/nnUNetTrainer__nnUNetPlans__3d_fullres",
+    );
+    for (name, device) in [("one", "cuda"), ("all", "cuda:all")] {
+        let arguments = format!(
+            "infer -i images -m {} -o {name} --device {device} --report {name}.json",
+            model.display()
+        );
+        succeed(here, &arguments);
+    }
+    for seed in 1..9 {
+        let read = |name: &str| std::fs::read(here.join(format!("{name}/{seed}.nii.gz"))).unwrap();
+        assert!(read("one") == read("all"), "{seed}: other bytes");
+    }
+    let report: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(here.join("all.json")).unwrap()).unwrap();
+    for case in report["cases"].as_array().unwrap() {
+        println!("{}: {}", case["case"], case["device"]);
+    }
+}
+
 /// Takes all memory of GPU 0 but so many bytes, for as long as this process lives, and returns what it took.
 fn take_all_but(bytes: usize) -> usize {
     // SAFETY: the library is NVIDIA's driver; see `function`.
