@@ -3,37 +3,45 @@
 /// Solves `matrix * x = right` for a symmetric positive definite matrix (row-major, `n * n`) by
 /// Cholesky's decomposition; `None` when the sizes do not fit or the matrix is not positive definite.
 ///
-/// Only the lower triangle is read. Cost: `n³ / 6` multiplications; memory: a copy of the matrix.
+/// Only the lower triangle is read. Cost: `n³ / 6` multiplications; memory: as the matrix.
 pub fn solve_positive_definite(matrix: &[f64], right: &[f64]) -> Option<Vec<f64>> {
     let n = right.len();
     if matrix.len() != n * n {
         return None;
     }
-    let mut lower = matrix.to_vec();
-    for row in 0..n {
-        for column in 0..=row {
-            let known: f64 = (0..column)
-                .map(|k| lower[row * n + k] * lower[column * n + k])
-                .sum();
-            let rest = lower[row * n + column] - known;
-            lower[row * n + column] = if row == column {
-                if !(rest > 0.0 && rest.is_finite()) {
-                    return None;
-                }
-                rest.sqrt()
-            } else {
-                rest / lower[column * n + column]
-            };
+    // The triangle of the decomposition column after column, each in one piece: what is known of a column is summed
+    // for all its rows at once, which needs no sum to wait for itself.
+    let mut columns: Vec<f64> = Vec::with_capacity(n * n);
+    let mut known = vec![0.0; n];
+    for column in 0..n {
+        known.fill(0.0);
+        for earlier in columns.chunks_exact(n) {
+            let factor = earlier[column];
+            for (sum, value) in known[column..].iter_mut().zip(&earlier[column..]) {
+                *sum += value * factor;
+            }
         }
+        let rest = |row: usize| matrix[row * n + column] - known[row];
+        let diagonal = rest(column);
+        if !(diagonal > 0.0 && diagonal.is_finite()) {
+            return None;
+        }
+        let diagonal = diagonal.sqrt();
+        columns.resize(column * n + column, 0.0);
+        columns.push(diagonal);
+        columns.extend((column + 1..n).map(|row| rest(row) / diagonal));
     }
     let mut x = right.to_vec();
-    for row in 0..n {
-        let known: f64 = (0..row).map(|k| lower[row * n + k] * x[k]).sum();
-        x[row] = (x[row] - known) / lower[row * n + row];
+    known.fill(0.0);
+    for (row, column) in columns.chunks_exact(n.max(1)).enumerate() {
+        x[row] = (x[row] - known[row]) / column[row];
+        for (sum, value) in known[row + 1..].iter_mut().zip(&column[row + 1..]) {
+            *sum += value * x[row];
+        }
     }
-    for row in (0..n).rev() {
-        let known: f64 = (row + 1..n).map(|k| lower[k * n + row] * x[k]).sum();
-        x[row] = (x[row] - known) / lower[row * n + row];
+    for (row, column) in columns.chunks_exact(n.max(1)).enumerate().rev() {
+        let known: f64 = (row + 1..n).map(|k| column[k] * x[k]).sum();
+        x[row] = (x[row] - known) / column[row];
     }
     Some(x)
 }

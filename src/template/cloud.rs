@@ -3,8 +3,9 @@
 use super::{Error, Input, Patient};
 use crate::geometry::bounds::BoundingBox;
 use crate::topology::{Connectivity, label_components};
-use crate::volume::Grid;
-use ndarray::{Array3, ArrayView3};
+use crate::volume::{Grid, LabelSet};
+use ndarray::{Array3, ArrayView3, Axis, Zip, s};
+use rayon::prelude::*;
 
 /// Most surface points of a kidney, of the patient's bones, of the template's bones.
 const KIDNEY_POINTS: usize = 800;
@@ -36,15 +37,44 @@ pub(super) struct SurfacePoint {
     pub(super) is_trusted: bool,
 }
 
-/// A structure as points.
+/// A kidney as points.
 #[derive(Debug, Clone)]
-pub(super) struct Cloud {
+pub(super) struct Kidney {
     /// Points of the surface, spread evenly over the scan order.
     pub(super) surface: Vec<SurfacePoint>,
     /// Mean of all voxels.
     pub(super) centre_mm: [f64; 3],
     /// Root mean square distance from the centre.
     pub(super) radius_mm: f64,
+}
+
+/// The part of a label map in which structures are looked for.
+pub(super) struct Region<'a> {
+    map: ArrayView3<'a, u16>,
+    /// Where it begins in the volume, `[z, y, x]`.
+    start: [usize; 3],
+    grid: &'a Grid,
+}
+
+impl<'a> Region<'a> {
+    pub(super) fn whole(input: &Input<'a>) -> Self {
+        Self {
+            map: input.map,
+            start: [0; 3],
+            grid: input.grid,
+        }
+    }
+
+    /// The box around some labels: the volume is large, their box is not. `None` where none occurs.
+    pub(super) fn around(&self, labels: &LabelSet) -> Option<Self> {
+        let bounds = BoundingBox::of_labels(self.map, labels)?;
+        let ([z0, y0, x0], [z1, y1, x1]) = (bounds.start, bounds.end);
+        Some(Self {
+            map: self.map.slice_move(s![z0..z1, y0..y1, x0..x1]),
+            start: std::array::from_fn(|axis| self.start[axis] + bounds.start[axis]),
+            grid: self.grid,
+        })
+    }
 }
 
 /// A structure's voxels inside of a box of a volume.
@@ -56,12 +86,13 @@ struct Body<'a> {
 }
 
 impl<'a> Body<'a> {
-    fn of(input: &Input<'a>, inside: impl Fn(u16) -> bool + Sync) -> Option<Self> {
-        let bounds = BoundingBox::of(input.map, |&v| inside(v))?;
+    /// The voxels of some labels; `None` where none occurs.
+    fn of(region: &Region<'a>, labels: &LabelSet) -> Option<Self> {
+        let region = region.around(labels)?;
         Some(Self {
-            mask: bounds.view(&input.map).ok()?.mapv(inside),
-            start: bounds.start,
-            grid: input.grid,
+            mask: region.map.mapv(|label| labels.holds(label)),
+            start: region.start,
+            grid: region.grid,
         })
     }
 
@@ -91,13 +122,36 @@ impl<'a> Body<'a> {
             near[axis] = if forwards { at[axis] + 1 } else { at[axis] - 1 };
             !self.mask[near]
         };
-        (self.mask.indexed_iter())
-            .filter(|&(_, &inside)| inside)
-            .map(|((z, y, x), _)| [z, y, x])
-            .filter(|&at| {
-                (0..3).any(|axis| is_outside(at, axis, false) || is_outside(at, axis, true))
-            })
+        let is_surface = |at: &[usize; 3]| {
+            (0..3).any(|axis| is_outside(*at, axis, false) || is_outside(*at, axis, true))
+        };
+        (0..shape[0])
+            .into_par_iter()
+            .flat_map_iter(|z| self.in_slice(z).filter(is_surface))
             .collect()
+    }
+
+    /// The voxels of a slice in scan order.
+    fn in_slice(&self, z: usize) -> impl Iterator<Item = [usize; 3]> + '_ {
+        /// Most blocks of voxels are empty.
+        const BLOCK: usize = 64;
+        let [_, height, width]: [usize; 3] = self.mask.dim().into();
+        (0..height).flat_map(move |y| {
+            let blocks = (0..width).step_by(BLOCK);
+            let blocks = blocks.map(move |x| x..(x + BLOCK).min(width));
+            blocks
+                .filter(move |block| {
+                    let voxels = self.mask.slice(s![z, y, block.clone()]);
+                    voxels.fold(false, |any, &inside| any | inside)
+                })
+                .flatten()
+                .filter(move |&x| self.mask[[z, y, x]])
+                .map(move |x| [z, y, x])
+        })
+    }
+
+    fn voxel_count(&self) -> usize {
+        self.mask.iter().filter(|&&inside| inside).count()
     }
 
     /// The direction away from the inside of a ball around a voxel.
@@ -137,33 +191,42 @@ impl<'a> Body<'a> {
         }
     }
 
-    /// `count` points of the surface and the moments of the whole, `None` with hardly a voxel.
-    fn cloud(&self, count: usize) -> Option<Cloud> {
-        let voxels = || {
-            (self.mask.indexed_iter())
-                .filter(|&(_, &inside)| inside)
-                .map(|((z, y, x), _)| self.world_mm([z, y, x]))
-        };
-        let number = voxels().count();
-        if number < LEAST_VOXELS {
+    /// At most `count` points of the surface; `None` with hardly a voxel.
+    fn points(&self, count: usize) -> Option<Vec<SurfacePoint>> {
+        if self.voxel_count() < LEAST_VOXELS {
             return None;
         }
+        let points = thinned(self.surface(), count)
+            .into_iter()
+            .map(|at| SurfacePoint {
+                at_mm: self.world_mm(at),
+                normal: self.normal(at),
+                is_trusted: true,
+            });
+        Some(points.collect())
+    }
+
+    /// Mean of all voxels, and root mean square distance from it.
+    fn moments(&self) -> ([f64; 3], f64) {
+        let voxels = || (0..self.mask.len_of(Axis(0))).flat_map(|z| self.in_slice(z));
+        let places = || voxels().map(|at| self.world_mm(at));
+        let number = self.voxel_count() as f64;
         let mut centre_mm = [0.0; 3];
-        for place in voxels() {
+        for place in places() {
             for (sum, part) in centre_mm.iter_mut().zip(place) {
-                *sum += part / number as f64;
+                *sum += part / number;
             }
         }
-        let squared = voxels().map(|place| distance(place, centre_mm).powi(2));
-        let radius_mm = (squared.sum::<f64>() / number as f64).sqrt();
-        let surface = thinned(self.surface(), count).into_iter();
-        let surface = surface.map(|at| SurfacePoint {
-            at_mm: self.world_mm(at),
-            normal: self.normal(at),
-            is_trusted: true,
-        });
-        Some(Cloud {
-            surface: surface.collect(),
+        let squared = places().map(|place| distance(place, centre_mm).powi(2));
+        (centre_mm, (squared.sum::<f64>() / number).sqrt())
+    }
+
+    /// With at most [`KIDNEY_POINTS`] points; `None` with hardly a voxel.
+    fn kidney(&self) -> Option<Kidney> {
+        let surface = self.points(KIDNEY_POINTS)?;
+        let (centre_mm, radius_mm) = self.moments();
+        Some(Kidney {
+            surface,
             centre_mm,
             radius_mm,
         })
@@ -190,77 +253,82 @@ fn thinned<T: Copy>(points: Vec<T>, count: usize) -> Vec<T> {
 }
 
 /// A kidney of the template.
-pub(super) fn template_kidney(input: &Input<'_>, label: u16) -> Option<Cloud> {
-    Body::of(input, |v| v != 0 && v == label)?.cloud(KIDNEY_POINTS)
+pub(super) fn template_kidney(template: &Region<'_>, label: u16) -> Option<Kidney> {
+    Body::of(template, &LabelSet::new(&[label]))?.kidney()
 }
 
-/// The template's bones.
-pub(super) fn template_bones(input: &Input<'_>, labels: &[u16]) -> Option<Cloud> {
-    Body::of(input, |v| v != 0 && labels.contains(&v))?.cloud(TEMPLATE_BONE_POINTS)
+/// Surface points of the template's bones.
+pub(super) fn template_bones(template: &Region<'_>, labels: &[u16]) -> Option<Vec<SurfacePoint>> {
+    Body::of(template, &LabelSet::new(labels))?.points(TEMPLATE_BONE_POINTS)
 }
 
 /// A kidney of the patient with the tumours that touch it. Points near a tumour are not trusted. The tumour
 /// counts for centre and radius while it is smaller than half of the kidney.
-pub(super) fn patient_kidney(patient: &Patient<'_>, label: u16) -> Result<Option<Cloud>, Error> {
-    let input = &patient.input;
-    let is_tumor = |v: u16| v != 0 && patient.tumors.contains(&v);
-    let Some(own) = Body::of(input, |v| v != 0 && v == label) else {
+pub(super) fn patient_kidney(
+    patient: &Region<'_>,
+    label: u16,
+    tumors: &[u16],
+) -> Result<Option<Kidney>, Error> {
+    let Some(own) = Body::of(patient, &LabelSet::new(&[label])) else {
         return Ok(None);
     };
-    let Some(mut whole) = Body::of(input, |v| v != 0 && v == label || is_tumor(v)) else {
+    let with_tumors = LabelSet::new(tumors.iter().chain([&label]));
+    let Some(mut whole) = Body::of(patient, &with_tumors) else {
         return Ok(None);
     };
     let pieces = label_components(whole.mask.view(), Connectivity::Six)?;
-    let numbers = pieces.numbers();
+    let [z0, y0, x0]: [usize; 3] =
+        std::array::from_fn(|axis| whole.start[axis] - patient.start[axis]);
     let mut touches = vec![false; pieces.len()];
-    for (((z, y, x), &number), &inside) in numbers.indexed_iter().zip(&whole.mask) {
-        let [z0, y0, x0] = whole.start;
-        if inside && number > 0 && input.map[[z + z0, y + y0, x + x0]] == label {
-            touches[number as usize - 1] = true;
-        }
+    for (piece, [z, y], x) in pieces.runs() {
+        let row = patient
+            .map
+            .slice(s![z + z0, y + y0, x.start + x0..x.end + x0]);
+        touches[piece] |= row.iter().any(|&other| other == label);
     }
     whole.mask = pieces.mask(|number, _| touches[number]);
-    let Some(mut cloud) = whole.cloud(KIDNEY_POINTS) else {
+    let Some(mut kidney) = whole.kidney() else {
         return Ok(None);
     };
-    if let Some(tumor) = Body::of(input, is_tumor) {
+    if let Some(tumor) = Body::of(patient, &LabelSet::new(tumors)) {
         let tumor = thinned(tumor.surface(), TUMOR_POINTS)
             .into_iter()
             .map(|at| tumor.world_mm(at))
             .collect::<Vec<_>>();
-        for point in &mut cloud.surface {
+        for point in &mut kidney.surface {
             let is_far = |&other: &[f64; 3]| distance(point.at_mm, other) > TUMOR_MM;
             point.is_trusted = tumor.iter().all(is_far);
         }
-        if (cloud.surface.iter().filter(|point| point.is_trusted)).count() < LEAST_TRUSTED {
-            for point in &mut cloud.surface {
+        if (kidney.surface.iter().filter(|point| point.is_trusted)).count() < LEAST_TRUSTED {
+            for point in &mut kidney.surface {
                 point.is_trusted = true;
             }
         }
     }
-    let voxels = |body: &Body<'_>| body.mask.iter().filter(|&&inside| inside).count();
-    if voxels(&whole) * 2 >= voxels(&own) * 3
-        && let Some(alone) = own.cloud(0)
-    {
-        cloud.centre_mm = alone.centre_mm;
-        cloud.radius_mm = alone.radius_mm;
+    if whole.voxel_count() * 2 >= own.voxel_count() * 3 && own.voxel_count() >= LEAST_VOXELS {
+        (kidney.centre_mm, kidney.radius_mm) = own.moments();
     }
-    Ok(Some(cloud))
+    Ok(Some(kidney))
 }
 
-/// The bones in the patient's CT: large bright pieces without a given label.
-pub(super) fn patient_bones(patient: &Patient<'_>) -> Option<Cloud> {
-    let image: ArrayView3<'_, f32> = patient.image?;
-    let given = |v: u16| patient.kidneys.contains(&v) || patient.tumors.contains(&v);
-    let mut mask = image.mapv(|hu| hu > BONE_HU);
-    mask.zip_mut_with(&patient.input.map, |bone, &v| *bone &= !given(v));
+/// Surface points of the bones in the patient's CT: large bright pieces without a given label.
+pub(super) fn patient_bones(patient: &Patient<'_>, given: &LabelSet) -> Option<Vec<SurfacePoint>> {
+    let image = patient.image?;
+    let mut mask = Array3::from_elem(image.dim(), false);
+    let slices: Vec<_> = mask.axis_iter_mut(Axis(0)).collect();
+    (slices.into_par_iter().enumerate()).for_each(|(z, slice)| {
+        Zip::from(slice)
+            .and(image.index_axis(Axis(0), z))
+            .and(patient.input.map.index_axis(Axis(0), z))
+            .for_each(|bone, &hu, &label| *bone = hu > BONE_HU && !given.holds(label));
+    });
     let voxel_mm3 = patient.input.grid.affine.determinant().abs();
     let pieces = label_components(mask.view(), Connectivity::TwentySix).ok()?;
-    let mask = pieces.mask(|_, piece| piece.voxels as f64 * voxel_mm3 >= LEAST_BONE_MM3);
+    drop(mask);
     let body = Body {
-        mask,
+        mask: pieces.mask(|_, piece| piece.voxels as f64 * voxel_mm3 >= LEAST_BONE_MM3),
         start: [0; 3],
         grid: patient.input.grid,
     };
-    body.cloud(BONE_POINTS)
+    body.points(BONE_POINTS)
 }

@@ -13,7 +13,7 @@
 
 use crate::geometry::linear_system::solve_positive_definite;
 use crate::volume::Affine;
-use ndarray::{Array2, Axis};
+use ndarray::{Array2, Axis, s};
 use rayon::prelude::*;
 
 /// Standard deviation of the whole body's size, and of the size along each axis on top of it.
@@ -35,6 +35,8 @@ const NEARLY_FREE: f64 = 1e-9;
 const JITTER: f64 = 1e-6;
 /// Basis functions of the affine part: x, y, z and 1.
 const AFFINE: usize = 4;
+/// Rows of normal equations that are multiplied at once.
+const STRIP: usize = 32;
 
 /// A smooth map from the patient to the template, both RAS+ mm.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,9 +50,9 @@ pub struct Deformation {
 
 /// A point of the patient that belongs to a surface of the template.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Match {
-    /// Where in the patient.
-    pub(super) from_mm: [f64; 3],
+pub(super) struct Match<'a> {
+    /// [`Deformation::basis`] where it is in the patient.
+    pub(super) basis: &'a [f64],
     /// Where in the template.
     pub(super) to_mm: [f64; 3],
     /// The template's normal there; zero counts along every direction alike.
@@ -112,13 +114,17 @@ impl Deformation {
 
     /// Where a point of the patient lies in the template.
     pub fn apply(&self, at_mm: [f64; 3]) -> [f64; 3] {
-        let moved = self.bend_mm(at_mm);
-        let affine = self.affine_mm(at_mm);
+        self.mapped(&self.basis(at_mm))
+    }
+
+    /// Where a point of the patient lies in the template, given its [`Self::basis`].
+    pub(super) fn mapped(&self, basis: &[f64]) -> [f64; 3] {
+        let moved = self.bent(basis[AFFINE..].iter().copied());
+        let affine = self.affine_mm(&basis[..AFFINE]);
         std::array::from_fn(|axis| affine[axis] + moved[axis])
     }
 
-    fn affine_mm(&self, at_mm: [f64; 3]) -> [f64; 3] {
-        let away: [f64; 3] = std::array::from_fn(|axis| at_mm[axis] - self.from_mm[axis]);
+    fn affine_mm(&self, away: &[f64]) -> [f64; 3] {
         std::array::from_fn(|axis| {
             let linear: f64 = (0..3).map(|c| away[c] * self.weights[c][axis]).sum();
             self.to_mm[axis] + away[axis] + linear + self.weights[3][axis]
@@ -127,9 +133,16 @@ impl Deformation {
 
     /// What the Gaussians add to the affine part at a point, in mm.
     pub fn bend_mm(&self, at_mm: [f64; 3]) -> [f64; 3] {
+        self.bent(
+            self.centres_mm
+                .iter()
+                .map(|&centre| gaussian(at_mm, centre)),
+        )
+    }
+
+    fn bent(&self, heights: impl Iterator<Item = f64>) -> [f64; 3] {
         let mut moved = [0.0; 3];
-        for (centre, weight) in self.centres_mm.iter().zip(&self.weights[AFFINE..]) {
-            let height = gaussian(at_mm, *centre);
+        for (height, weight) in heights.zip(&self.weights[AFFINE..]) {
             for (sum, part) in moved.iter_mut().zip(weight) {
                 *sum += height * part;
             }
@@ -155,21 +168,27 @@ impl Deformation {
         .determinant()
     }
 
-    fn basis(&self, at_mm: [f64; 3]) -> impl Iterator<Item = f64> + '_ {
-        let away = (0..3).map(move |axis| at_mm[axis] - self.from_mm[axis]);
-        let centres = self.centres_mm.iter();
-        (away.chain([1.0])).chain(centres.map(move |&centre| gaussian(at_mm, centre)))
+    /// The basis functions at a point: x, y, z away from the patient's middle, 1, then a Gaussian per centre. They
+    /// are the same for every map that is fitted from this one.
+    pub(super) fn basis(&self, at_mm: [f64; 3]) -> Vec<f64> {
+        let away = (0..3).map(|axis| at_mm[axis] - self.from_mm[axis]);
+        let heights = self
+            .centres_mm
+            .iter()
+            .map(|&centre| gaussian(at_mm, centre));
+        away.chain([1.0]).chain(heights).collect()
     }
 
     /// The most probable map given matches: the maximum a posteriori estimate, which is linear least squares with the
     /// prior's precision. `None` where the numbers are not finite.
     ///
-    /// Cost: `6 n b^2` multiplications for `n` matches and `b` basis functions, and `(3 b)^3 / 6` to solve.
-    pub(super) fn fitted(&self, matches: &[Match]) -> Option<Self> {
+    /// Cost: some `3 n b^2` multiplications for `n` matches and `b` basis functions, and `(3 b)^3 / 6` to solve.
+    pub(super) fn fitted(&self, matches: &[Match<'_>]) -> Option<Self> {
         let count = self.weights.len();
-        let values: Vec<f64> = (matches.par_iter())
-            .flat_map_iter(|found| self.basis(found.from_mm))
-            .collect();
+        let mut values = Vec::with_capacity(matches.len() * count);
+        for found in matches {
+            values.extend_from_slice(found.basis);
+        }
         let basis = Array2::from_shape_vec((matches.len(), count), values).ok()?;
         let precision: Vec<[[f64; 3]; 3]> = matches.iter().map(precision).collect();
         // One block per pair of components, of which the matrix's lower triangle needs six.
@@ -181,23 +200,33 @@ impl Deformation {
                 for (mut values, precision) in weighted.axis_iter_mut(Axis(0)).zip(&precision) {
                     values *= precision[row][column];
                 }
-                basis.t().dot(&weighted)
+                // Only the lower triangle is read: strips of rows as far as the diagonal.
+                let mut block = Array2::zeros([count, count]);
+                for start in (0..count).step_by(STRIP) {
+                    let end = (start + STRIP).min(count);
+                    let product =
+                        (basis.slice(s![.., start..end]).t()).dot(&weighted.slice(s![.., ..end]));
+                    block.slice_mut(s![start..end, ..end]).assign(&product);
+                }
+                block
             })
             .collect();
         let side = 3 * count;
         let mut matrix = self.prior();
         for (&(row, column), block) in pairs.iter().zip(&blocks) {
-            for ((a, b), &value) in block.indexed_iter() {
-                matrix[(3 * a + row) * side + 3 * b + column] += value;
-                if row != column {
-                    matrix[(3 * a + column) * side + 3 * b + row] += value;
+            for (a, values) in block.outer_iter().enumerate() {
+                for (b, &value) in values.iter().enumerate().take(a + 1) {
+                    matrix[(3 * a + row) * side + 3 * b + column] += value;
+                    if row != column {
+                        matrix[(3 * a + column) * side + 3 * b + row] += value;
+                    }
                 }
             }
         }
         let mut right = vec![0.0; side];
         for ((found, precision), values) in matches.iter().zip(&precision).zip(basis.outer_iter()) {
             let rest: [f64; 3] = std::array::from_fn(|axis| {
-                found.to_mm[axis] - self.to_mm[axis] - (found.from_mm[axis] - self.from_mm[axis])
+                found.to_mm[axis] - self.to_mm[axis] - found.basis[axis]
             });
             let pull: [f64; 3] =
                 std::array::from_fn(|row| (0..3).map(|c| precision[row][c] * rest[c]).sum());
@@ -263,7 +292,7 @@ fn gaussian(a: [f64; 3], b: [f64; 3]) -> f64 {
 }
 
 /// Inverse covariance of a match.
-fn precision(found: &Match) -> [[f64; 3]; 3] {
+fn precision(found: &Match<'_>) -> [[f64; 3]; 3] {
     let (across, along) = (ACROSS_MM.powi(-2), ALONG_MM.powi(-2));
     std::array::from_fn(|row| {
         std::array::from_fn(|column| {
@@ -302,23 +331,30 @@ pub(super) fn spread(points: &[[f64; 3]], count: usize) -> Vec<[f64; 3]> {
 mod tests {
     use super::*;
 
-    /// Points of a box with normals towards +x, +y and +z.
-    fn matches(map: impl Fn([f64; 3]) -> [f64; 3]) -> Vec<Match> {
+    /// Points of a box.
+    fn points() -> Vec<[f64; 3]> {
+        (0..343)
+            .map(|index| [index % 7, index / 7 % 7, index / 49].map(|n| 20.0 * f64::from(n) - 60.0))
+            .collect()
+    }
+
+    /// The map fitted to these points, with normals towards +x, +y and +z.
+    fn fitted(start: &Deformation, map: impl Fn([f64; 3]) -> [f64; 3]) -> Deformation {
+        let rows: Vec<Vec<f64>> = points().into_iter().map(|at| start.basis(at)).collect();
         let mut found = Vec::new();
-        for index in 0..343 {
-            let at = [index % 7, index / 7 % 7, index / 49].map(|n| 20.0 * f64::from(n) - 60.0);
+        for (basis, at) in rows.iter().zip(points()) {
             for axis in 0..3 {
                 let mut normal = [0.0; 3];
                 normal[axis] = 1.0;
                 found.push(Match {
-                    from_mm: at,
+                    basis,
                     to_mm: map(at),
                     normal,
                     weight: 1.0,
                 });
             }
         }
-        found
+        start.fitted(&found).unwrap()
     }
 
     #[test]
@@ -327,17 +363,13 @@ mod tests {
             linear: [[1.1, 0.05, 0.0], [-0.05, 0.95, 0.02], [0.0, -0.02, 1.05]],
             origin_mm: [4.0, -7.0, 30.0],
         };
-        let found = matches(|at| truth.apply(at));
-        let centres = spread(
-            &found.iter().map(|found| found.from_mm).collect::<Vec<_>>(),
-            12,
-        );
+        let centres = spread(&points(), 12);
         let start = Deformation::translation([5.0, 2.0, 0.0], [0.0; 3], centres);
-        let map = start.fitted(&found).unwrap();
-        for found in &found {
-            let got = map.apply(found.from_mm);
-            let off = (0..3).map(|axis| (got[axis] - found.to_mm[axis]).abs());
-            assert!(off.sum::<f64>() < 0.3, "{found:?}: {got:?}");
+        let map = fitted(&start, |at| truth.apply(at));
+        for at in points() {
+            let (got, expected) = (map.apply(at), truth.apply(at));
+            let off = (0..3).map(|axis| (got[axis] - expected[axis]).abs());
+            assert!(off.sum::<f64>() < 0.3, "{at:?}: {got:?}");
         }
         let [size, ..] = map.affine().column_norms_mm();
         assert!((size - 1.1).abs() < 0.03, "{size}");
@@ -357,10 +389,9 @@ mod tests {
             let height = gaussian(at, [60.0, 0.0, 0.0]);
             [at[0], at[1] + 8.0 * height, at[2]]
         };
-        let found = matches(bump);
         let centres = vec![[60.0, 0.0, 0.0], [-60.0, 0.0, 0.0]];
         let start = Deformation::translation([0.0; 3], [0.0; 3], centres);
-        let map = start.fitted(&found).unwrap();
+        let map = fitted(&start, bump);
         let moved = map.apply([60.0, 0.0, 0.0])[1];
         assert!((moved - 8.0).abs() < 0.3, "{moved}");
         let far = map.apply([-60.0, 0.0, 0.0])[1];

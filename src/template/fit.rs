@@ -1,6 +1,6 @@
 //! Finding the map from patient to template.
 
-use super::cloud::{Cloud, SurfacePoint, distance};
+use super::cloud::{Kidney, SurfacePoint, distance};
 use super::deformation::{Deformation, Match, spread};
 use crate::volume::Affine;
 use rayon::prelude::*;
@@ -75,10 +75,17 @@ pub struct Fit {
     pub confidence: Confidence,
 }
 
-type Pair = (Cloud, Cloud);
+/// The same structure of patient and template.
+type Kidneys = (Kidney, Kidney);
+/// Points of the same surface in patient and template.
+type Surfaces<'a> = (&'a [SurfacePoint], &'a [SurfacePoint]);
+
+fn surfaces((patient, template): &Kidneys) -> Surfaces<'_> {
+    (&patient.surface, &template.surface)
+}
 
 /// Finds the map. `method` forces a simpler one.
-pub(super) fn fit(kidneys: &[Pair], bones: Option<&Pair>, method: Option<Method>) -> Fit {
+pub(super) fn fit(kidneys: &[Kidneys], bones: Option<Surfaces<'_>>, method: Option<Method>) -> Fit {
     let mut clamped = Vec::new();
     let mut used = method.unwrap_or(Method::Smooth);
     if kidneys.len() < 2 && bones.is_none() && matches!(used, Method::Smooth | Method::Affine) {
@@ -113,7 +120,7 @@ pub(super) fn fit(kidneys: &[Pair], bones: Option<&Pair>, method: Option<Method>
     Fit {
         residual_mm: kidneys
             .iter()
-            .map(|pair| residual(pair, &map, f64::INFINITY))
+            .map(|pair| residual(surfaces(pair), &map, f64::INFINITY))
             .collect(),
         bone_residual_mm: bones.map(|pair| residual(pair, &map, BONES_REACH_MM[1])),
         scale: to_template.column_norms_mm(),
@@ -132,9 +139,9 @@ fn is_plausible(map: &Affine) -> bool {
 }
 
 /// Whether the map keeps volumes the right way round where it was fitted.
-fn is_unfolded(map: &Deformation, kidneys: &[Pair], bones: Option<&Pair>) -> bool {
-    (kidneys.iter().chain(bones))
-        .flat_map(|(patient, _)| &patient.surface)
+fn is_unfolded(map: &Deformation, kidneys: &[Kidneys], bones: Option<Surfaces<'_>>) -> bool {
+    (kidneys.iter().map(surfaces).chain(bones))
+        .flat_map(|(patient, _)| patient)
         .all(|point| map.growth(point.at_mm) > LEAST_GROWTH)
 }
 
@@ -144,19 +151,19 @@ fn mean(points: impl Iterator<Item = [f64; 3]> + Clone) -> [f64; 3] {
 }
 
 /// The mean of the kidneys' centres in the patient and in the template.
-fn middles(kidneys: &[Pair]) -> ([f64; 3], [f64; 3]) {
+fn middles(kidneys: &[Kidneys]) -> ([f64; 3], [f64; 3]) {
     (
         mean(kidneys.iter().map(|(patient, _)| patient.centre_mm)),
         mean(kidneys.iter().map(|(_, template)| template.centre_mm)),
     )
 }
 
-fn translation(kidneys: &[Pair]) -> Deformation {
+fn translation(kidneys: &[Kidneys]) -> Deformation {
     let (from, to) = middles(kidneys);
     Deformation::translation(from, to, Vec::new())
 }
 
-fn scaled(kidneys: &[Pair], clamped: &mut Vec<&'static str>) -> Deformation {
+fn scaled(kidneys: &[Kidneys], clamped: &mut Vec<&'static str>) -> Deformation {
     let ratio = kidneys
         .iter()
         .map(|(patient, template)| template.radius_mm / patient.radius_mm);
@@ -169,33 +176,41 @@ fn scaled(kidneys: &[Pair], clamped: &mut Vec<&'static str>) -> Deformation {
     Deformation::scaling(scale, from, to)
 }
 
-/// Index and distance of the nearest of `points`.
+/// Index and distance of the nearest of `points`, the first of equals.
 fn nearest(points: &[[f64; 3]], at: [f64; 3]) -> (usize, f64) {
+    /// Points whose distances are found together, without a branch.
+    const BLOCK: usize = 8;
     let mut best = (0, f64::INFINITY);
-    for (index, point) in points.iter().enumerate() {
-        let squared =
-            (point[0] - at[0]).powi(2) + (point[1] - at[1]).powi(2) + (point[2] - at[2]).powi(2);
-        if squared < best.1 {
-            best = (index, squared);
+    for (block, points) in points.chunks(BLOCK).enumerate() {
+        let mut squared = [f64::INFINITY; BLOCK];
+        for (squared, point) in squared.iter_mut().zip(points) {
+            let [x, y, z]: [f64; 3] = std::array::from_fn(|axis| point[axis] - at[axis]);
+            *squared = x * x + y * y + z * z;
+        }
+        let smaller = |a: f64, b: f64| if b < a { b } else { a };
+        let least = squared.into_iter().fold(f64::INFINITY, smaller);
+        if least < best.1 {
+            let within = squared.iter().position(|&mm2| mm2 == least);
+            best = (block * BLOCK + within.unwrap_or(0), least);
         }
     }
     (best.0, best.1.sqrt())
 }
 
-fn places(cloud: &Cloud) -> Vec<[f64; 3]> {
-    cloud.surface.iter().map(|point| point.at_mm).collect()
+fn places(surface: &[SurfacePoint]) -> Vec<[f64; 3]> {
+    surface.iter().map(|point| point.at_mm).collect()
 }
 
 /// Mean distance of the patient's mapped surface from the template's, over trusted points within `reach_mm`:
 /// that to the plane of the nearest point, as points are a sample of the surface.
-fn residual((patient, template): &Pair, map: &Deformation, reach_mm: f64) -> f64 {
+fn residual((patient, template): Surfaces<'_>, map: &Deformation, reach_mm: f64) -> f64 {
     let there = places(template);
-    let near: Vec<f64> = (patient.surface.iter())
+    let near: Vec<f64> = (patient.iter())
         .filter(|point| point.is_trusted)
         .filter_map(|point| {
             let at = map.apply(point.at_mm);
             let (index, mm) = nearest(&there, at);
-            let other = template.surface.get(index).filter(|_| mm <= reach_mm)?;
+            let other = template.get(index).filter(|_| mm <= reach_mm)?;
             let across: f64 = (0..3)
                 .map(|axis| (at[axis] - other.at_mm[axis]) * other.normal[axis])
                 .sum();
@@ -209,35 +224,57 @@ fn residual((patient, template): &Pair, map: &Deformation, reach_mm: f64) -> f64
     near.iter().sum::<f64>() / near.len().max(1) as f64
 }
 
+/// Two surfaces, and what stays the same from step to step.
+struct Prepared<'a> {
+    surfaces: Surfaces<'a>,
+    /// [`Deformation::basis`] at every point of the patient.
+    basis: Vec<Vec<f64>>,
+    /// Places of the template's points.
+    there: Vec<[f64; 3]>,
+}
+
+impl<'a> Prepared<'a> {
+    fn new(surfaces: Surfaces<'a>, map: &Deformation) -> Self {
+        let basis = surfaces.0.par_iter().map(|point| map.basis(point.at_mm));
+        Self {
+            surfaces,
+            basis: basis.collect(),
+            there: places(surfaces.1),
+        }
+    }
+}
+
 /// Closest points both ways, none farther than `reach_mm` and none at a tumour. Together they are worth
 /// `worth` points; one that is `doubt_mm` off counts half (Cauchy's weights).
-fn closest(
-    (patient, template): &Pair,
+fn closest<'a>(
+    prepared: &'a Prepared<'_>,
     map: &Deformation,
     (reach_mm, doubt_mm, worth): (f64, f64, f64),
-) -> Vec<Match> {
-    let mapped: Vec<[f64; 3]> = (patient.surface.par_iter())
-        .map(|point| map.apply(point.at_mm))
+) -> Vec<Match<'a>> {
+    let (patient, template) = prepared.surfaces;
+    let mapped: Vec<[f64; 3]> = (prepared.basis.par_iter())
+        .map(|basis| map.mapped(basis))
         .collect();
-    let there = places(template);
-    let pair = |own: &SurfacePoint, other: &SurfacePoint, mm: f64| {
-        (own.is_trusted && mm <= reach_mm).then(|| Match {
-            from_mm: own.at_mm,
+    let pair = |own: usize, other: &SurfacePoint, mm: f64| {
+        (patient[own].is_trusted && mm <= reach_mm).then(|| Match {
+            basis: &prepared.basis[own],
             to_mm: other.at_mm,
             normal: other.normal,
             weight: 1.0 / (1.0 + (mm / doubt_mm).powi(2)),
         })
     };
-    let forwards = mapped.par_iter().zip(&patient.surface).map(|(&at, own)| {
-        let (index, mm) = nearest(&there, at);
-        pair(own, template.surface.get(index)?, mm)
+    let forwards = mapped.par_iter().enumerate().map(|(own, &at)| {
+        let (index, mm) = nearest(&prepared.there, at);
+        pair(own, template.get(index)?, mm)
     });
-    let backwards = template.surface.par_iter().map(|other| {
-        let (index, mm) = nearest(&mapped, other.at_mm);
-        pair(patient.surface.get(index)?, other, mm)
+    let backwards = template.par_iter().map(|other| {
+        let (own, mm) = nearest(&mapped, other.at_mm);
+        (own < patient.len())
+            .then(|| pair(own, other, mm))
+            .flatten()
     });
-    let found: Vec<Option<Match>> = forwards.chain(backwards).collect();
-    let mut found: Vec<Match> = found.into_iter().flatten().collect();
+    let found: Vec<Option<Match<'a>>> = forwards.chain(backwards).collect();
+    let mut found: Vec<Match<'a>> = found.into_iter().flatten().collect();
     let each = worth / found.len().max(1) as f64;
     for one in &mut found {
         one.weight *= each;
@@ -246,20 +283,23 @@ fn closest(
 }
 
 /// Iterated closest points, with the most probable map at each step.
-fn iterate(kidneys: &[Pair], bones: Option<&Pair>) -> Deformation {
+fn iterate(kidneys: &[Kidneys], bones: Option<Surfaces<'_>>) -> Deformation {
     let mut centres: Vec<[f64; 3]> = (kidneys.iter())
-        .flat_map(|(patient, _)| spread(&places(patient), KIDNEY_CENTRES))
+        .flat_map(|(patient, _)| spread(&places(&patient.surface), KIDNEY_CENTRES))
         .collect();
     if let Some((patient, _)) = bones {
         centres.extend(spread(&places(patient), BONE_CENTRES));
     }
     let (from, to) = middles(kidneys);
     let mut map = Deformation::translation(from, to, centres);
+    let prepared = |pair| Prepared::new(pair, &map);
+    let kidneys: Vec<Prepared<'_>> = kidneys.iter().map(surfaces).map(prepared).collect();
+    let bones = bones.map(prepared);
     for step in 0..STEPS {
-        let mut found: Vec<Match> = (kidneys.iter())
+        let mut found: Vec<Match<'_>> = (kidneys.iter())
             .flat_map(|pair| closest(pair, &map, (f64::INFINITY, DOUBT_MM, KIDNEY_WORTH)))
             .collect();
-        if let Some(bones) = bones.filter(|_| step >= KIDNEYS_FIRST) {
+        if let Some(bones) = bones.as_ref().filter(|_| step >= KIDNEYS_FIRST) {
             let done = (step - KIDNEYS_FIRST) as f64 / (STEPS - 1 - KIDNEYS_FIRST) as f64;
             let reach = BONES_REACH_MM[0] + done * (BONES_REACH_MM[1] - BONES_REACH_MM[0]);
             let doubt = DOUBT_MM.max(BONES_DOUBT * reach);
@@ -271,4 +311,29 @@ fn iterate(kidneys: &[Pair], bones: Option<&Pair>) -> Deformation {
         }
     }
     map
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_point_is_the_first_of_the_nearest() {
+        // On a lattice, so that many are equally far.
+        let lattice = |n: usize| [n % 3, n / 3 % 4, n * 7 % 5].map(|n| n as f64);
+        for count in [1, 7, 8, 9, 61] {
+            let points: Vec<[f64; 3]> = (0..count).map(lattice).collect();
+            for at in (0..50).map(|n| lattice(n).map(|mm| 0.75 * mm)) {
+                let squared = |point: &[f64; 3]| -> f64 {
+                    (0..3).map(|axis| (point[axis] - at[axis]).powi(2)).sum()
+                };
+                let all: Vec<f64> = points.iter().map(squared).collect();
+                let least = all.iter().copied().fold(f64::INFINITY, f64::min);
+                let first = all.iter().position(|&mm2| mm2 == least).unwrap();
+                assert_eq!(nearest(&points, at), (first, least.sqrt()));
+            }
+        }
+        assert_eq!(nearest(&[], [0.0; 3]), (0, f64::INFINITY));
+        assert_eq!(nearest(&[[f64::NAN; 3]], [0.0; 3]).1, f64::INFINITY);
+    }
 }

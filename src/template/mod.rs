@@ -20,8 +20,8 @@ pub use deformation::Deformation;
 pub use fit::{Confidence, Fit, Method};
 
 use crate::topology::components::TooManyRuns;
-use crate::volume::Grid;
-use cloud::{Cloud, patient_bones, patient_kidney, template_bones, template_kidney};
+use crate::volume::{Grid, LabelSet};
+use cloud::{Kidney, Region, patient_bones, patient_kidney, template_bones, template_kidney};
 use ndarray::{Array3, ArrayView3};
 
 /// A label map with its place.
@@ -118,12 +118,18 @@ pub fn fit_template(
             what: "the template",
         });
     }
-    let mut pairs: Vec<(Cloud, Cloud)> = Vec::new();
+    let given = LabelSet::new(patient.kidneys.iter().chain(patient.tumors));
+    let here = Region::whole(&patient.input).around(&given);
+    let there = Region::whole(&template.input);
+    let mut pairs: Vec<(Kidney, Kidney)> = Vec::new();
     let mut has_patient = false;
     for (&own, &theirs) in patient.kidneys.iter().zip(template.kidneys) {
-        let here = patient_kidney(patient, own)?;
+        let here = here
+            .as_ref()
+            .map(|here| patient_kidney(here, own, patient.tumors));
+        let here = here.transpose()?.flatten();
         has_patient |= here.is_some();
-        if let (Some(here), Some(there)) = (here, template_kidney(&template.input, theirs)) {
+        if let (Some(here), Some(there)) = (here, template_kidney(&there, theirs)) {
             pairs.push((here, there));
         }
     }
@@ -138,15 +144,16 @@ pub fn fit_template(
         });
     }
     let bones = match (
-        patient_bones(patient),
-        template_bones(&template.input, template.bones),
+        patient_bones(patient, &given),
+        template_bones(&there, template.bones),
     ) {
         (Some(here), Some(there)) => Some((here, there)),
         _ => None,
     };
-    let fit = fit::fit(&pairs, bones.as_ref(), method);
+    let bones = bones.as_ref().map(|(here, there)| (&here[..], &there[..]));
+    let fit = fit::fit(&pairs, bones, method);
     Ok(Fitted {
-        map: warp::pull(patient, template, &fit.map),
+        map: warp::pull(patient, template, &given, &fit.map),
         fit,
     })
 }

@@ -2,8 +2,9 @@
 
 use super::deformation::Deformation;
 use super::{Patient, Template};
-use crate::volume::Affine;
-use ndarray::{Array3, Axis};
+use crate::geometry::points::nearest_index;
+use crate::volume::{Affine, LabelSet};
+use ndarray::{Array3, Axis, s};
 use rayon::prelude::*;
 
 /// Distance of the nodes at which the map is evaluated. Between them it is linear, which is off by less than
@@ -65,10 +66,11 @@ impl Lattice {
 }
 
 /// The template's label at every voxel of the patient, nearest neighbour; the patient's kidneys and tumours
-/// last. Slices in parallel. Nothing comes from a template without place in the world.
+/// (`given`) last. Slices in parallel. Nothing comes from a template without place in the world.
 pub(super) fn pull(
     patient: &Patient<'_>,
     template: &Template<'_>,
+    given: &LabelSet,
     map: &Deformation,
 ) -> Array3<u16> {
     let mut out = Array3::zeros(patient.input.grid.shape);
@@ -77,21 +79,16 @@ pub(super) fn pull(
     };
     let lattice = Lattice::new(map, patient, &to_voxel);
     let step = lattice.step[2];
-    let given = |v: u16| patient.kidneys.contains(&v) || patient.tumors.contains(&v);
-    let dropped = |v: u16| template.kidneys.contains(&v) || template.lesions.contains(&v);
+    let parts: Vec<f64> = (0..step).map(|x| x as f64 / step as f64).collect();
+    let dropped = LabelSet::new(template.kidneys.iter().chain(template.lesions));
     let [depth, height, width] = template.input.grid.shape.map(|n| n as f64);
-    let label = |[x, y, z]: [f64; 3]| {
-        let inside = |at: f64, n: f64| at >= -0.5 && at < n - 0.5;
-        if !(inside(x, width) && inside(y, height) && inside(z, depth)) {
-            return 0;
-        }
-        let nearest = |at: f64| (at + 0.5) as usize;
-        let label = template.input.map[[nearest(z), nearest(y), nearest(x)]];
-        if label != 0 && dropped(label) {
-            0
-        } else {
-            label
-        }
+    let nearest = |[x, y, z]: [f64; 3]| {
+        let (z, y) = (nearest_index(z, depth)?, nearest_index(y, height)?);
+        Some([z, y, nearest_index(x, width)?])
+    };
+    let label = |at: [f64; 3]| {
+        let label = nearest(at).map_or(0, |voxel| template.input.map[voxel]);
+        if dropped.holds(label) { 0 } else { label }
     };
     let slices: Vec<_> = out.axis_iter_mut(Axis(0)).collect();
     slices
@@ -100,15 +97,19 @@ pub(super) fn pull(
         .for_each(|(z, mut slice)| {
             for (y, mut row) in slice.outer_iter_mut().enumerate() {
                 let nodes = lattice.row(z, y);
-                for (x, value) in row.iter_mut().enumerate() {
-                    let own = patient.input.map[[z, y, x]];
-                    if own != 0 && given(own) {
-                        *value = own;
-                        continue;
+                let own = patient.input.map.slice(s![z, y, ..]);
+                let stretches = (row.axis_chunks_iter_mut(Axis(0), step))
+                    .zip(own.axis_chunks_iter(Axis(0), step));
+                for (node, (values, own)) in stretches.enumerate() {
+                    let low = nodes[node];
+                    let high = nodes[(node + 1).min(nodes.len() - 1)];
+                    for ((value, &own), &part) in values.into_iter().zip(own).zip(&parts) {
+                        *value = if given.holds(own) {
+                            own
+                        } else {
+                            label(between(low, high, part))
+                        };
                     }
-                    let low = nodes[x / step];
-                    let high = nodes[(x / step + 1).min(nodes.len() - 1)];
-                    *value = label(between(low, high, (x % step) as f64 / step as f64));
                 }
             }
         });

@@ -5,17 +5,19 @@ use ndarray::{ArrayView1, Axis};
 /// Labels of a row that are looked at together: most of a volume is background.
 const BLOCK: usize = 64;
 
+const WORDS: usize = (u16::MAX as usize + 1) / 64;
+
 /// A set of labels that is quick to ask, voxel after voxel. Background is never in it.
 #[derive(Debug, Clone)]
 pub struct LabelSet {
-    /// One bit per label.
-    words: Vec<u64>,
+    /// One bit per label. The length is part of the type, so that no label can lie outside.
+    words: Box<[u64; WORDS]>,
 }
 
 impl LabelSet {
     /// The set of `labels`; 0 among them is left out.
     pub fn new<'a>(labels: impl IntoIterator<Item = &'a u16>) -> Self {
-        let mut words = vec![0; (usize::from(u16::MAX) + 1) / 64];
+        let mut words = Box::new([0; WORDS]);
         for &label in labels.into_iter().filter(|&&label| label != 0) {
             words[usize::from(label) / 64] |= 1 << (label % 64);
         }
