@@ -19,6 +19,7 @@ use crate::topology::components::TooManyRuns;
 use crate::topology::{Connectivity, label_components, largest_component};
 use ndarray::{Array3, ArrayView1, ArrayView3, Axis, s};
 use rayon::prelude::*;
+use std::ops::Range;
 
 const CELL_MM: f64 = 3.0;
 /// Below this nothing is tissue.
@@ -35,6 +36,16 @@ pub(super) enum Place {
     Outside = 0,
     BelowSkin = 1,
     InsideWall = 2,
+}
+
+impl Place {
+    fn of(number: &u8) -> Self {
+        match number {
+            1 => Self::BelowSkin,
+            2 => Self::InsideWall,
+            _ => Self::Outside,
+        }
+    }
 }
 
 /// The compartments of a body, in cells of the volume.
@@ -85,11 +96,16 @@ impl Body {
     /// Where a voxel, `[z, y, x]`, lies.
     pub(super) fn place(&self, voxel: [usize; 3]) -> Place {
         let cell: [usize; 3] = std::array::from_fn(|axis| voxel[axis] / self.factor[axis]);
-        match self.cells.get(cell) {
-            Some(1) => Place::BelowSkin,
-            Some(2) => Place::InsideWall,
-            _ => Place::Outside,
-        }
+        self.cells.get(cell).map_or(Place::Outside, Place::of)
+    }
+
+    /// Where the voxels of row `[z, y]` of the volume lie, cell by cell: their place, and their indices along x,
+    /// which go beyond the volume where its end divides a cell.
+    pub(super) fn row(&self, [z, y]: [usize; 2]) -> impl Iterator<Item = (Place, Range<usize>)> {
+        let [depth, height, along] = self.factor;
+        let cells = self.cells.slice(s![z / depth, y / height, ..]).into_iter();
+        let stretch = move |cell| cell * along..(cell + 1) * along;
+        (cells.map(Place::of).enumerate()).map(move |(cell, place)| (place, stretch(cell)))
     }
 }
 
@@ -233,8 +249,11 @@ mod tests {
         assert_eq!(found[[0, 0, 0]], 55.5);
         assert_eq!(found[[0, 1, 2]], 79.0);
         assert_eq!(found[[1, 1, 2]], (224.0 - 1000.0) / 2.0);
-        // The same through a view whose rows are not contiguous.
+        // The same through a view whose rows are not contiguous, for every width.
         let turned = image.view().reversed_axes();
-        assert_eq!(average(turned, [2, 2, 2]), found.reversed_axes());
+        for width in 1..=7 {
+            let found = average(image.view(), [1, 1, width]);
+            assert_eq!(average(turned, [width, 1, 1]), found.reversed_axes());
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::body::{AIR_HU, Body, Place};
 use super::{FatKind, FatMap, FatWindow, Input};
-use ndarray::{ArrayView3, Axis};
+use ndarray::{ArrayView3, Axis, s};
 use rayon::prelude::*;
 
 /// How much fat of one kind there is.
@@ -38,27 +38,31 @@ pub(super) fn mark(
         .map(|(z, mut slice)| {
             let mut sums = [(0, 0.0); 2];
             let mut rim = Vec::new();
-            for ((y, x), value) in slice.indexed_iter_mut() {
-                let at = [z, y, x];
-                let hu = f64::from(image[at]);
-                if *value != 0 || !window.contains(hu) || input.map[at] != 0 {
-                    continue;
-                }
-                let kind = match body.place(at) {
-                    Place::Outside => continue,
-                    Place::InsideWall => FatKind::Visceral,
-                    Place::BelowSkin => FatKind::Subcutaneous,
-                };
-                if touches_air(image, at, shape) {
-                    if kind == FatKind::Subcutaneous {
-                        rim.push(([y, x], hu));
+            for (y, mut row) in slice.outer_iter_mut().enumerate() {
+                let (hus, labels) = (image.slice(s![z, y, ..]), input.map.slice(s![z, y, ..]));
+                for (place, stretch) in body.row([z, y]) {
+                    let kind = match place {
+                        Place::Outside => continue,
+                        Place::InsideWall => FatKind::Visceral,
+                        Place::BelowSkin => FatKind::Subcutaneous,
+                    };
+                    for x in stretch.start..stretch.end.min(shape[2]) {
+                        let hu = f64::from(hus[x]);
+                        if row[x] != 0 || !window.contains(hu) || labels[x] != 0 {
+                            continue;
+                        }
+                        if touches_air(image, [z, y, x], shape) {
+                            if kind == FatKind::Subcutaneous {
+                                rim.push(([y, x], hu));
+                            }
+                            continue;
+                        }
+                        row[x] = kind as u8;
+                        let (voxels, sum) = &mut sums[kind as usize - FatKind::Visceral as usize];
+                        *voxels += 1;
+                        *sum += hu;
                     }
-                    continue;
                 }
-                *value = kind as u8;
-                let (voxels, sum) = &mut sums[kind as usize - FatKind::Visceral as usize];
-                *voxels += 1;
-                *sum += hu;
             }
             (sums, rim)
         })

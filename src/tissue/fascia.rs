@@ -68,6 +68,8 @@ const BRIGHT_FROM_HU: f64 = 15.0;
 const BRIGHT_OVER_HU: f64 = 30.0;
 /// Bright layers from this thickness on are organs, not fascia.
 const ORGAN_MM: usize = 8;
+/// The level of fat is taken from so many steps of every ray.
+const LEVEL_STEPS: usize = 20;
 /// The kidney's own partial volume reaches this far.
 const PARTIAL_VOLUME_MM: f64 = 3.75;
 /// Standard deviation of the smoothing of the CT.
@@ -181,17 +183,24 @@ fn cast(
         std::array::from_fn(|axis| kidney.centre_mm[axis] + along * sphere.directions[index][axis])
     };
     let in_kidney = |world: [f64; 3]| image.nearest(world).is_some_and(|at| kidney.holds(at));
+    // No voxel beyond has the kidney within that length.
+    let beside = (kidney.bounds).expanded(image.steps_within(PARTIAL_VOLUME_MM), input.grid.shape);
     let near_kidney = |world: [f64; 3], radius: f64| {
-        STENCIL.iter().any(|offset| {
-            let length = offset.iter().map(|o| o * o).sum::<f64>().sqrt();
-            in_kidney(std::array::from_fn(|axis| {
-                world[axis] + radius * offset[axis] / length
-            }))
-        })
+        let may_be = image
+            .nearest(world)
+            .is_none_or(|voxel| beside.contains(voxel));
+        may_be
+            && STENCIL.iter().any(|offset| {
+                let length = offset.iter().map(|o| o * o).sum::<f64>().sqrt();
+                in_kidney(std::array::from_fn(|axis| {
+                    world[axis] + radius * offset[axis] / length
+                }))
+            })
     };
-    // Per ray and step: HU, whether a voxel is there, whether it is labelled, how near the kidney is.
+    // Per ray and step: HU where the level of fat is taken from, whether a voxel is there, whether it is labelled,
+    // how near the kidney is.
     struct Sample {
-        hu: f64,
+        hu: Option<f64>,
         is_outside: bool,
         is_label: bool,
         is_beside_kidney: bool,
@@ -208,42 +217,40 @@ fn cast(
                         body.is_none_or(|body| body.place(voxel) == Place::InsideWall)
                     });
                     let label = voxel.map(|voxel| input.map[voxel]);
+                    let is_partial = near_kidney(at, PARTIAL_VOLUME_MM);
+                    let is_sure = step < LEVEL_STEPS && label == Some(0) && !is_partial;
                     Sample {
-                        hu: smoothed(image, at),
+                        hu: is_sure.then(|| smoothed(image, at)),
                         is_outside: label.is_none(),
                         is_label: label.is_some_and(|label| label > 0),
                         is_beside_kidney: near_kidney(at, 0.4 * PARTIAL_VOLUME_MM),
-                        is_partial: near_kidney(at, PARTIAL_VOLUME_MM),
+                        is_partial,
                     }
                 })
                 .collect()
         })
         .collect();
     // The level of fat in this patient, from what surely is fat around this kidney.
-    let mut fat: Vec<f64> = (samples.iter().flatten().enumerate())
-        .filter(|(index, sample)| {
-            index % STEPS < 20
-                && !(sample.is_outside || sample.is_label || sample.is_partial)
-                && window.contains(sample.hu)
-        })
-        .map(|(_, sample)| sample.hu)
+    let mut fat: Vec<f64> = (samples.iter().flatten())
+        .filter_map(|sample| sample.hu.filter(|&hu| window.contains(hu)))
         .collect();
     fat.sort_by(f64::total_cmp);
     let level = fat.get(fat.len() / 2).copied().unwrap_or(-100.0);
-    samples
-        .into_iter()
-        .map(|samples| {
-            let bright: Vec<f64> = (samples.iter())
-                .map(|s| ((s.hu - level - BRIGHT_FROM_HU) / BRIGHT_OVER_HU).clamp(0.0, 1.0))
-                .collect();
-            let is_tissue: Vec<bool> = (samples.iter().zip(&bright))
-                .map(|(s, &bright)| (bright > 0.5 || s.is_label) && !s.is_beside_kidney)
-                .collect();
-            let is_end = |step: usize| {
-                samples[step].is_outside || (samples[step].is_label && is_tissue[step])
-            };
+    (samples.into_par_iter().enumerate())
+        .map(|(index, samples)| {
+            // What lies behind the first organ has no vote and is not looked at.
+            let mut bright = vec![0.0; STEPS];
+            let organ = first_organ(|step| {
+                let sample = &samples[step];
+                let hu = (sample.hu).unwrap_or_else(|| smoothed(image, place(index, step)));
+                bright[step] = ((hu - level - BRIGHT_FROM_HU) / BRIGHT_OVER_HU).clamp(0.0, 1.0);
+                let is_bright = bright[step] > 0.5 || sample.is_label;
+                let is_tissue = is_bright && !sample.is_beside_kidney;
+                let is_end = sample.is_outside || (sample.is_label && is_tissue);
+                (is_tissue, is_end)
+            });
             Ray {
-                organ: first_organ(&is_tissue, is_end),
+                organ,
                 votes: samples.iter().map(|s| !s.is_partial).collect(),
                 bright,
             }
@@ -282,11 +289,13 @@ fn smoothed(image: &PointSampler<'_, f32>, world: [f64; 3]) -> f64 {
     0.25 * image.linear(world) + 0.125 * around
 }
 
-/// The step at which the first organ begins: tissue that is labelled, thick, or goes on to the end.
-fn first_organ(is_tissue: &[bool], is_end: impl Fn(usize) -> bool) -> usize {
+/// The step at which the first organ begins: tissue that is labelled, thick, or goes on to the end. `look` says of
+/// a step whether it is tissue, and whether the ray ends there; it is asked step by step until the organ is found.
+fn first_organ(mut look: impl FnMut(usize) -> (bool, bool)) -> usize {
     let mut run = None;
-    for (step, &is_tissue) in is_tissue.iter().enumerate() {
-        if is_end(step) {
+    for step in 0..STEPS {
+        let (is_tissue, is_end) = look(step);
+        if is_end {
             return run.unwrap_or(step);
         }
         if !is_tissue {

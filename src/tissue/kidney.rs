@@ -215,21 +215,39 @@ impl Kidney {
             }
         }
         let dot = |a: &[f64; 3], b: &[f64; 3]| a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
-        let heights: Vec<f64> = (sphere.directions.par_iter())
-            .map(|direction| {
-                ends.iter()
-                    .map(|end| dot(end, direction))
-                    .fold(0.0, f64::max)
+        // Several directions at once: none of them waits for the maximum of another.
+        const BLOCK: usize = 8;
+        let heights: Vec<f64> = (sphere.directions.par_chunks(BLOCK))
+            .flat_map_iter(|directions| {
+                let mut heights = [0.0; BLOCK];
+                for end in &ends {
+                    for (height, direction) in heights.iter_mut().zip(directions) {
+                        let along = dot(end, direction);
+                        *height = if along > *height { along } else { *height };
+                    }
+                }
+                heights.into_iter().take(directions.len())
             })
             .collect();
         (sphere.directions.par_iter())
             .map(|direction| {
                 // Planes almost along the direction say nothing about it and would divide by zero.
                 let mut nearest = f64::INFINITY;
-                for (normal, height) in sphere.directions.iter().zip(&heights) {
-                    let cosine = dot(direction, normal);
-                    if cosine > 0.05 && *height < nearest * cosine {
-                        nearest = height / cosine;
+                let is_nearer = |height: f64, cosine: f64, nearest: f64| {
+                    (cosine > 0.05) & (height < nearest * cosine)
+                };
+                for (normals, heights) in sphere.directions.chunks(BLOCK).zip(heights.chunks(BLOCK))
+                {
+                    // Few blocks hold a nearer plane, and to ask a whole one takes no branches.
+                    let pairs = || normals.iter().zip(heights);
+                    let any = pairs().fold(false, |any, (normal, &height)| {
+                        any | is_nearer(height, dot(direction, normal), nearest)
+                    });
+                    for (normal, &height) in pairs().take_while(|_| any) {
+                        let cosine = dot(direction, normal);
+                        if is_nearer(height, cosine, nearest) {
+                            nearest = height / cosine;
+                        }
                     }
                 }
                 nearest

@@ -27,7 +27,7 @@ use body::Body;
 
 use crate::topology::components::TooManyRuns;
 use crate::volume::Grid;
-use ndarray::{Array3, ArrayView3, ArrayViewMut3};
+use ndarray::{Array3, ArrayView3, ArrayViewMut3, Axis};
 use rayon::prelude::*;
 
 /// A label map with its place, and the CT on the same grid.
@@ -184,21 +184,32 @@ impl Found {
     /// [`Self::fat`]; a label of 0 leaves voxels as they are. Returns how many voxels held each label before.
     /// Slices in parallel.
     pub fn write(&self, mut map: ArrayViewMut3<'_, u16>, labels: [u16; 4]) -> [u64; 4] {
+        /// Voxels that are looked at together: most blocks hold neither labels nor fat.
+        const BLOCK: usize = 64;
         let slices: Vec<_> = map.outer_iter_mut().zip(self.fat.outer_iter()).collect();
         let before: Vec<[u64; 4]> = slices
             .into_par_iter()
             .map(|(mut slice, fat)| {
                 let mut before = [0; 4];
                 for (mut row, fat) in slice.outer_iter_mut().zip(fat.outer_iter()) {
-                    for (target, &kind) in row.iter_mut().zip(fat) {
-                        if *target != 0 {
+                    let blocks = (row.axis_chunks_iter_mut(Axis(0), BLOCK))
+                        .zip(fat.axis_chunks_iter(Axis(0), BLOCK));
+                    for (mut targets, kinds) in blocks {
+                        if targets.fold(0, |any, &label| any | label) != 0 {
                             for (count, label) in before.iter_mut().zip(labels) {
-                                *count += u64::from(*target == label);
+                                let is_label = targets.iter().filter(|&&target| target == label);
+                                *count += if label != 0 {
+                                    is_label.count() as u64
+                                } else {
+                                    0
+                                };
                             }
                         }
-                        let label = labels[usize::from(kind)];
-                        if label != 0 {
-                            *target = label;
+                        if kinds.fold(0, |any, &kind| any | kind) != 0 {
+                            for (target, &kind) in targets.iter_mut().zip(kinds) {
+                                let label = labels[usize::from(kind)];
+                                *target = if label != 0 { label } else { *target };
+                            }
                         }
                     }
                 }
@@ -289,5 +300,46 @@ impl Input<'_> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fat_is_written_by_kind_and_what_held_its_labels_is_counted() {
+        let shape = [2, 3, 150];
+        let mut fat = FatMap::zeros(shape);
+        let mut map = Array3::<u16>::zeros(shape);
+        for (at, kind) in [
+            ([0, 0, 0], 1),
+            ([0, 2, 149], 2),
+            ([1, 1, 64], 3),
+            ([1, 1, 63], 1),
+        ] {
+            fat[at] = kind;
+        }
+        for (at, label) in [
+            ([0, 0, 1], 7),
+            ([0, 2, 100], 8),
+            ([1, 0, 5], 8),
+            ([1, 2, 128], 1),
+        ] {
+            map[at] = label;
+        }
+        let mut expected = map.clone();
+        expected[[0, 0, 0]] = 7;
+        expected[[1, 1, 63]] = 7;
+        expected[[1, 1, 64]] = 8;
+        let found = Found {
+            fat,
+            kidneys: Vec::new(),
+            visceral: None,
+            subcutaneous: None,
+        };
+        let before = found.write(map.view_mut(), [0, 7, 0, 8]);
+        assert_eq!(before, [0, 1, 0, 2]);
+        assert_eq!(map, expected);
     }
 }

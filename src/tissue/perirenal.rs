@@ -149,13 +149,15 @@ fn mark(
             let (mut voxels, mut hu) = (0_u64, 0.0);
             for (y, mut row) in slice.outer_iter_mut().enumerate() {
                 let start = place_mm(affine, [z + z0, y + y0, x0]);
+                let of_row = s![z + z0, y + y0, x0..x1];
+                let map = input.map.slice(of_row);
+                let image = input.image.as_ref().map(|image| image.slice(of_row));
                 for x in reach(start) {
                     let value = &mut row[x];
-                    let at = [z + z0, y + y0, x + x0];
-                    if *value != 0 || input.map[at] != 0 {
+                    if *value != 0 || map[x] != 0 {
                         continue;
                     }
-                    let here = input.image.as_ref().map(|image| f64::from(image[at]));
+                    let here = image.as_ref().map(|image| f64::from(image[x]));
                     if here.is_some_and(|hu| !window.contains(hu)) {
                         continue;
                     }
@@ -168,6 +170,7 @@ fn mark(
                     }
                     let is_inside =
                         squared == 0.0 || squared.sqrt() <= sphere.value(&fascia.limit_mm, away);
+                    let at = [z + z0, y + y0, x + x0];
                     if is_inside && body.is_none_or(|body| body.place(at) == Place::InsideWall) {
                         *value = FatKind::Perirenal as u8;
                         voxels += 1;
