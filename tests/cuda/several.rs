@@ -1,10 +1,13 @@
 //! Cases spread over several simulated GPUs.
 
-use crate::{run, succeed, text};
+use crate::{medseg, run, simulator, succeed, text};
 use medseg::io::{Overwrite, atomic};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::Stdio;
 
 const THREE: [(&str, &str); 1] = [("MEDSEG_SIM_DEVICES", "3")];
 
@@ -185,6 +188,51 @@ fn a_broken_case_costs_only_itself_and_a_resumed_run_ends_the_same() {
     assert_eq!(statuses.iter().filter(|it| *it == "skipped").count(), 5);
     assert_eq!(statuses[2], "done");
     assert_eq!(files(&here.join("several")).len(), 6);
+}
+
+#[test]
+fn an_interrupted_run_leaves_whole_files_and_can_be_resumed() {
+    let (here, arguments) = six_cases();
+    let here = here.path();
+    // Enough that many are left when the first is written.
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        for (copy, channel) in [("1", 0), ("1", 1), ("2", 0), ("2", 1)] {
+            let from = here.join(format!("images/{name}_000{channel}.nii"));
+            let to = here.join(format!("images/{name}{copy}_000{channel}.nii"));
+            symlink(from, to).unwrap();
+        }
+    }
+    succeed(
+        here,
+        &format!("{arguments} -o expected --device cuda"),
+        &THREE,
+    );
+    let expected = files(&here.join("expected"));
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let output = format!("out{code}");
+        let arguments = format!("{arguments} -o {output} --device cuda:0,1");
+        let mut child = medseg(here, simulator())
+            .args(arguments.split_whitespace())
+            .envs(THREE)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // The first case is written: others are under way.
+        let mut told = BufReader::new(child.stderr.take().unwrap()).lines();
+        told.find(|line| line.as_ref().unwrap().contains("] wrote "))
+            .unwrap()
+            .unwrap();
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        // A reader that stays, so that nobody hears of a closed pipe first.
+        let rest = std::thread::spawn(move || told.count());
+        assert_eq!(child.wait().unwrap().code(), Some(code));
+        rest.join().unwrap();
+        let written = files(&here.join(&output));
+        assert!(!written.is_empty());
+        assert!(written.iter().all(|file| expected.contains(file)));
+        succeed(here, &format!("{arguments} --skip-existing"), &THREE);
+        assert!(files(&here.join(&output)) == expected);
+    }
 }
 
 #[test]

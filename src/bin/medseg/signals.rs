@@ -16,7 +16,8 @@ pub fn install() {
         for signal in signals.forever() {
             if signal != SIGXFSZ {
                 medseg::io::atomic::remove_temporaries();
-                std::process::exit(128 + signal);
+                // Without exit handlers: those of a GPU's driver would run while other threads still use it.
+                signal_hook::low_level::exit(128 + signal);
             }
         }
     });
