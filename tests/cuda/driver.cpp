@@ -34,11 +34,17 @@ struct Triple {
 static thread_local Triple gridDim, blockDim, blockIdx, threadIdx;
 #define __device__
 #define __global__
-struct __half {
-    _Float16 value;
-};
-static float __half2float(__half number) { return (float)number.value; }
-static __half __float2half_rn(float number) { return {(_Float16)number}; }
+static float half_to_float(unsigned short bits) {
+    _Float16 number;
+    memcpy(&number, &bits, 2);
+    return (float)number;
+}
+static unsigned short float_to_half(float number) {
+    _Float16 narrow = (_Float16)number;
+    unsigned short bits;
+    memcpy(&bits, &narrow, 2);
+    return bits;
+}
 static float __fadd_rn(float a, float b) { return a + b; }
 static float __fmul_rn(float a, float b) { return a * b; }
 static float __uint_as_float(unsigned bits) {

@@ -19,7 +19,12 @@ fn simulator() -> &'static Path {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("simulated_gpu");
         medseg::io::atomic::create_folder(&folder).unwrap();
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cuda");
-        for (source, library) in [("driver.cpp", "libcuda.so.1"), ("dnn.cpp", "libcudnn.so.9")] {
+        let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/nn/cuda/kernels.ptx");
+        for (source, library) in [
+            ("driver.cpp", "libcuda.so.1"),
+            ("dnn.cpp", "libcudnn.so.9"),
+            ("nvrtc.cpp", "libnvrtc.so.13"),
+        ] {
             let output = Command::new("c++")
                 // Sums round after the product, as the GPU is told to.
                 .args([
@@ -30,6 +35,7 @@ fn simulator() -> &'static Path {
                     "-fPIC",
                     "-pthread",
                 ])
+                .arg(format!("-DKERNELS_PTX=\"{}\"", kernels.display()))
                 .arg("-o")
                 .arg(folder.join(library))
                 .arg(format!("-Wl,-soname,{library}"))

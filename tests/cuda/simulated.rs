@@ -512,4 +512,23 @@ fn bench_measures_a_gpu() {
     let arguments = format!("{bench} --precision fp16");
     let table = text(&succeed(here.path(), &arguments, &[]).stdout);
     assert!(table.contains("cuda:0 (Simulated GPU) fp16: "), "{table}");
+    // Kernels under development.
+    let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/nn/cuda/kernels.cu");
+    let compiled = format!("{bench} --precision fp32 --kernels {}", kernels.display());
+    let table = text(&succeed(here.path(), &compiled, &[]).stdout);
+    assert!(table.contains("cuda:0 (Simulated GPU) fp32: "), "{table}");
+    medseg::io::atomic::write(
+        &here.path().join("bad.cu"),
+        medseg::io::Overwrite::Force,
+        b"#error",
+    )
+    .unwrap();
+    let output = run(here.path(), &format!("{bench} --kernels bad.cu"), &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let told = text(&output.stderr);
+    assert!(told.contains("--kernels bad.cu"), "{told}");
+    assert!(told.contains("the kernels do not compile: "), "{told}");
+    assert!(told.contains("kernels.cu(1): error"), "{told}");
+    let output = run(here.path(), "bench model --kernels bad.cu", &[]);
+    assert_eq!(output.status.code(), Some(2));
 }

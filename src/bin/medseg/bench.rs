@@ -24,8 +24,8 @@ use std::time::Instant;
 /// The end of the help.
 const EXAMPLES: &str = "\
 Without --precision every precision is measured, without --isa every instruction set of the
-machine but scalar. On a GPU a pass includes the copies of the patch and of its logits. Multiply-adds are those of the plain sums: half of what torch's
-FlopCounterMode counts.
+machine but scalar. On a GPU the patch is there and its logits stay there. Multiply-adds are
+those of the plain sums: half of what torch's FlopCounterMode counts.
 
 Examples:
   medseg bench model --patch 32,32,32 --repeats 1
@@ -60,6 +60,10 @@ struct ModelArgs {
     /// Devices to measure: cpu, cuda (the first GPU that works), cuda:N, cuda:N,M or cuda:all (one after the other)
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu, value_parser = Device::from_str)]
     device: Device,
+    /// CUDA C++ to compile with NVRTC in place of the kernels that are shipped, for who changes src/nn/cuda/kernels.cu;
+    /// with --device cuda [default: those that are shipped]
+    #[arg(long, value_name = "FILE")]
+    kernels: Option<PathBuf>,
     /// Instruction set to measure: scalar, avx2, avx512 or amx [default: all of this machine but scalar]
     #[arg(long, value_name = "NAME", env = "MEDSEG_ISA", hide_env_values = true)]
     isa: Option<String>,
@@ -179,6 +183,10 @@ impl ModelArgs {
     /// The GPUs to measure, each in every precision; none for the processor.
     fn gpus(&self, cx: &Context) -> anyhow::Result<Vec<OnGpu>> {
         if self.device == Device::Cpu {
+            if self.kernels.is_some() {
+                let text = "--kernels: for GPUs, name one with --device cuda";
+                return Err(Usage(text.to_owned()).into());
+            }
             return Ok(Vec::new());
         }
         let arithmetic = Arithmetic {
@@ -186,7 +194,10 @@ impl ModelArgs {
             precision: self.precision.unwrap_or(PrecisionFlag::Fp32),
             isa: None,
         };
-        let gpus = arithmetic.choose(cx)?.gpus;
+        let mut gpus = arithmetic.choose(cx)?.gpus;
+        if let Some(path) = &self.kernels {
+            gpu::compile(path, &mut gpus)?;
+        }
         if self.precision.is_some() {
             return Ok(gpus);
         }

@@ -1,13 +1,14 @@
 //! GPUs: which there are, and one in use with its kernels.
 
 use std::collections::BTreeMap;
-use std::ffi::{CStr, CString, c_void};
+use std::ffi::{CString, c_void};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Arithmetic;
 use super::dnn::{Dnn, Library9};
 use super::driver::{Address, Device, Driver, Handle};
 use super::error::Error;
+use super::nvrtc;
 use super::ptx::{self, Kind};
 use super::queue::{Module, Queue};
 
@@ -95,11 +96,25 @@ impl Gpu {
     ///
     /// No driver, no cuDNN, no such device, or one too old or in exclusive use.
     pub fn open(number: usize) -> Result<Self, Error> {
+        Self::start(number, None)
+    }
+
+    /// Starts using device `number` with kernels compiled from CUDA C++ `source` instead of those that are shipped.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open); no NVRTC; `source` does not compile.
+    pub fn with_kernels(number: usize, source: &str) -> Result<Self, Error> {
+        Self::start(number, Some(source))
+    }
+
+    fn start(number: usize, source: Option<&str>) -> Result<Self, Error> {
         let driver = Driver::get()?;
         let device = driver.device(number)?;
         let name = device.name()?;
         let label = |error: &Error| Error::Unavailable(format!("cuda:{number} ({name}): {error}"));
-        if let Some(problem) = too_old(device.capability()?) {
+        let capability = device.capability()?;
+        if let Some(problem) = too_old(capability) {
             return Err(label(&Error::Refused(problem)));
         }
         let dnn_library = Library9::get()?;
@@ -108,11 +123,13 @@ impl Gpu {
         let versions = format!("CUDA {major}.{minor}, cuDNN {a}.{b}.{c}");
         let start = || -> Result<Inner, Error> {
             let queue = Queue::new(device)?;
-            let text = CStr::from_bytes_with_nul(ptx::TEXT.as_bytes());
-            let text = text.map_err(|error| Error::Refused(error.to_string()))?;
-            let module = queue.module(text)?;
+            let text = match source {
+                Some(source) => nvrtc::compile(source, capability)?,
+                None => ptx::text()?.to_owned(),
+            };
+            let module = queue.module(&text)?;
             let mut kernels = BTreeMap::new();
-            for (name, parameters) in ptx::parameters(ptx::TEXT) {
+            for (name, parameters) in ptx::parameters(&text.to_string_lossy()) {
                 let symbol = CString::new(name.clone());
                 let symbol = symbol.map_err(|error| Error::Refused(error.to_string()))?;
                 let function = module.function(&symbol)?;
@@ -156,6 +173,11 @@ impl Gpu {
         }
         let none = || Error::Unavailable("the NVIDIA driver finds no GPU".to_owned());
         Err(problem.unwrap_or_else(none))
+    }
+
+    /// Its number.
+    pub fn number(&self) -> usize {
+        self.0.number
     }
 
     /// `cuda:0`.

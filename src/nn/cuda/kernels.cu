@@ -2,16 +2,31 @@
 // instance norm, averages, the head and its mirrored sums, and the weighted sums of overlapping tiles.
 //
 // make_ptx.sh compiles this file to kernels.ptx, which is part of the program; the driver turns that text into code
-// for the GPU it finds. tests/cuda/simulator.cpp compiles the same lines as plain C++ and runs them thread by thread,
+// for the GPU it finds. tests/cuda/driver.cpp compiles the same lines as plain C++ and runs them thread by thread,
 // which is why there are no shared memory, no barriers and no atomics: sums are made in several launches instead,
 // in an order that depends on shapes alone.
 //
 // Activations are packed, [item][channel][voxel] or, with `last`, [item][voxel][channel]. Voxels count z, y, x with x
 // fastest. An index never exceeds 31 bits; the caller sees to that.
 
+// Nothing is included, so that the compiler alone is enough (NVRTC comes without headers).
 #ifdef __CUDACC__
-#include <cuda_fp16.h>
+__device__ inline float half_to_float(unsigned short bits) {
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+    return value;
+}
+__device__ inline unsigned short float_to_half(float value) {
+    unsigned short bits;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+    return bits;
+}
 #endif
+
+// 16-bit float with 11 bits of precision, as bits.
+struct Half {
+    unsigned short bits;
+};
 
 // 16-bit float with the exponent of 32-bit ones, as bits.
 struct Brain {
@@ -19,12 +34,15 @@ struct Brain {
 };
 
 __device__ inline float widen(float value) { return value; }
-__device__ inline float widen(__half value) { return __half2float(value); }
+__device__ inline float widen(Half value) { return half_to_float(value.bits); }
 __device__ inline float widen(Brain value) { return __uint_as_float((unsigned)value.bits << 16); }
 
 template <typename T> __device__ inline T narrow(float value);
 template <> __device__ inline float narrow<float>(float value) { return value; }
-template <> __device__ inline __half narrow<__half>(float value) { return __float2half_rn(value); }
+template <> __device__ inline Half narrow<Half>(float value) {
+    Half result = {float_to_half(value)};
+    return result;
+}
 template <> __device__ inline Brain narrow<Brain>(float value) {
     // To the nearest, ties to even; NaN stays NaN.
     unsigned bits = __float_as_uint(value);
@@ -98,8 +116,10 @@ struct Level {
     int left, right;     // columns
     int slot;            // where the tiles' first slice is added up
     int slots;           // slices that are added up at a time
-    int tiles[][2];      // first row and column of each in the padded image
 };
+
+// First row and column of a tile in the padded image: they follow the table's head.
+__device__ inline const int *place_of_tile(const Level *level, int tile) { return (const int *)(level + 1) + 2 * tile; }
 
 // Cuts tiles out of `image` [channel][slice of `depth`][row][column], 0 beyond it, one window after the other: each
 // fills `passes` items with their own flips. Windows beyond the last tile are zeros. `broken` becomes 1 where a number
@@ -115,8 +135,8 @@ __device__ void gather(const float *image, T *to, const unsigned *flips, const L
         int tile = level->cursor + (int)(place.item / passes);
         float value = 0.0f;
         if (tile < level->count) {
-            int x = (int)(voxel % width) + level->tiles[tile][1] + level->offset[2];
-            int y = (int)(voxel / width % height) + level->tiles[tile][0] + level->offset[1];
+            int x = (int)(voxel % width) + place_of_tile(level, tile)[1] + level->offset[2];
+            int y = (int)(voxel / width % height) + place_of_tile(level, tile)[0] + level->offset[1];
             int z = (int)(voxel / width / height) + level->offset[0];
             if (x >= 0 && x < level->columns && y >= 0 && y < level->rows && z >= 0 && z < level->slices) {
                 value = image[((place.channel * depth + z) * level->rows + y) * level->columns + x];
@@ -324,8 +344,8 @@ __device__ void weigh(const float *logits, const float *importance, S *sums, S *
     int across = level->right - level->left;
     unsigned long long plane = (unsigned long long)(level->bottom - level->top) * across;
     for (unsigned voxel = FIRST; voxel < voxels; voxel += STEP) {
-        int x = (int)(voxel % width) + level->tiles[tile][1];
-        int y = (int)(voxel / width % height) + level->tiles[tile][0];
+        int x = (int)(voxel % width) + place_of_tile(level, tile)[1];
+        int y = (int)(voxel / width % height) + place_of_tile(level, tile)[0];
         if (x < level->left || x >= level->right || y < level->top || y >= level->bottom)
             continue;
         unsigned long long slot = (level->slot + voxel / width / height) % level->slots;
@@ -440,7 +460,7 @@ extern "C" __global__ void factors(const double *sums, const float *gamma, const
     }
 
 KERNELS(f32, float)
-KERNELS(f16, __half)
+KERNELS(f16, Half)
 KERNELS(bf16, Brain)
 
 // The kernels over sums of tiles, for one type of sums.
@@ -457,4 +477,4 @@ KERNELS(bf16, Brain)
     }
 
 SUMS(f32, float)
-SUMS(f16, __half)
+SUMS(f16, Half)

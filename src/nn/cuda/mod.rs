@@ -22,6 +22,7 @@ mod layout;
 mod library;
 mod memory;
 mod network;
+mod nvrtc;
 mod pass;
 mod ptx;
 mod queue;

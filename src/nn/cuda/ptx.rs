@@ -1,9 +1,17 @@
 //! The kernels' text: what it is made from, and what each kernel takes.
 
+use super::error::Error;
 use std::collections::BTreeMap;
+use std::ffi::CStr;
 
 /// `kernels.ptx`, which `make_ptx.sh` makes from `kernels.cu`.
-pub(super) const TEXT: &str = concat!(include_str!("kernels.ptx"), "\0");
+const TEXT: &str = concat!(include_str!("kernels.ptx"), "\0");
+
+/// The same for the driver.
+pub(super) fn text() -> Result<&'static CStr, Error> {
+    let text = CStr::from_bytes_with_nul(TEXT.as_bytes());
+    text.map_err(|error| Error::Refused(error.to_string()))
+}
 
 /// The type of a parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

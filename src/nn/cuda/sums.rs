@@ -434,7 +434,7 @@ mod tests {
         assert_eq!(numbers[..5], [0, 1, 3, 4, 5]);
         let source = include_str!("kernels.cu");
         let text = source.split_once("struct Level {").unwrap().1;
-        let text = text.split_once("int tiles").unwrap().0;
+        let text = text.split_once("};").unwrap().0;
         let members: usize = text
             .lines()
             .filter_map(|line| line.trim().strip_prefix("int "))

@@ -1,12 +1,25 @@
 //! `bench model` on a GPU.
 
 use super::{Run, median, milliseconds};
+use anyhow::Context as _;
+use medseg::io::display_name;
 use medseg::nn::survey::noise;
 use medseg::nn::weights::Weights;
 use medseg::nn::{Network, cuda};
 use medseg::nnunet::model::Model;
 use medseg::nnunet::predict::OnGpu;
+use std::path::Path;
 use std::time::Instant;
+
+/// Has the kernels of every GPU compiled from the CUDA C++ of a file.
+pub fn compile(path: &Path, gpus: &mut [OnGpu]) -> anyhow::Result<()> {
+    let shown = || format!("--kernels {}", display_name(path));
+    let source = std::fs::read_to_string(path).with_context(shown)?;
+    for on in gpus {
+        on.gpu = cuda::Gpu::with_kernels(on.gpu.number(), &source).with_context(shown)?;
+    }
+    Ok(())
+}
 
 /// Builds the network on the GPU and times passes over a patch of reproducible noise that is there,
 /// without copies; and the multiply-adds of one.
