@@ -25,6 +25,29 @@ pub struct Worker<T> {
     pub device: String,
     /// What segments.
     pub tools: T,
+    /// Why the processor did its last case.
+    problem: Option<String>,
+}
+
+impl<T> Worker<T> {
+    fn new(device: String, tools: T) -> Self {
+        Self {
+            device,
+            tools,
+            problem: None,
+        }
+    }
+
+    /// That it gets no further cases, and why unless an error has said so.
+    fn farewell(&self) -> String {
+        let device = &self.device;
+        let reason = self.problem.as_ref().map(|problem| {
+            let rest = problem.strip_prefix(&format!("{device}: "));
+            format!(": {}", rest.unwrap_or(problem))
+        });
+        let reason = reason.unwrap_or_default();
+        format!("{device}: gets no further cases, others do them{reason}")
+    }
 }
 
 /// A worker for each of the devices of `choice` that can be used; `made` is what segments there, `problem` why the
@@ -55,8 +78,8 @@ fn usable<T>(
     let (mut usable, mut helped, mut errors) = (Vec::new(), Vec::new(), Vec::new());
     for (device, made) in made {
         match made.map_err(|error| of_device(error, &device)) {
-            Ok(tools) if problem(&tools).is_some() => helped.push(Worker { device, tools }),
-            Ok(tools) => usable.push(Worker { device, tools }),
+            Ok(tools) if problem(&tools).is_some() => helped.push(Worker::new(device, tools)),
+            Ok(tools) => usable.push(Worker::new(device, tools)),
             Err(error) if any_will_do => errors.push(error),
             Err(error) => return Err(error),
         }
@@ -205,16 +228,17 @@ pub fn run<T: Send>(
             }
         };
         let mut ended = cases.ended(&id, result).with("device", device.as_str());
-        if let Some(problem) = problem {
-            ended = ended.with("gpu_problem", problem);
+        if let Some(problem) = &problem {
+            ended = ended.with("gpu_problem", problem.as_str());
         }
+        worker.problem = problem;
         match goes_on {
             true => ControlFlow::Continue((ended, statistics)),
             false => ControlFlow::Break((ended, statistics)),
         }
     };
     let leaves = |worker: &Worker<T>| {
-        let text = format!("{}: gets no further cases, others do them", worker.device);
+        let text = worker.farewell();
         cx.warn(&text, &text);
     };
     let ended = spread(workers, &plan.steps, work, leaves);
