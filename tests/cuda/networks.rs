@@ -2,7 +2,7 @@
 
 use crate::fixture::{FIXTURES, load, mirrored};
 use crate::simulator;
-use medseg::nn::cuda::{self, Arithmetic, Gpu};
+use medseg::nn::cuda::{self, Arithmetic, Gpu, Level, Logits, Sums, SumsForm};
 use medseg::nn::{Error, Network};
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
@@ -181,4 +181,73 @@ fn weights_of_another_network_are_noticed() {
         let expected = if arithmetic == Arithmetic::Bf16 { 2 } else { 3 };
         assert!(noticed >= expected, "{arithmetic:?}: {noticed}");
     }
+}
+
+#[test]
+fn places_that_no_tile_reaches_are_background_or_an_error() {
+    let gpu = gpu();
+    let case = load("iso");
+    let host = Network::new(&case.spec, &case.weights).unwrap();
+    let network =
+        cuda::Network::checked(&gpu, &host, &case.weights, Arithmetic::Fp32, case.patch).unwrap();
+    let mut executor = cuda::Executor::new(from_ref(&network), case.patch, &[[false; 3]]);
+    let [depth, height, width] = case.patch;
+    let voxels = depth * height * width;
+    let classes = case.logits.len() / voxels;
+    let background: Vec<f32> = (0..classes).map(|class| class as f32 - 0.5).collect();
+    let importance = vec![2.0; voxels];
+    // The right half of an image that is wider than its only tile.
+    let mut form = SumsForm {
+        half: false,
+        image: [height, 2 * width],
+        region: [0..height, width / 2..2 * width],
+        finished: depth,
+        tiles: 1,
+        importance: &importance,
+        background: Some(&background),
+    };
+    let mut image = vec![0.0; case.input.len() * 2];
+    for (to, from) in image.chunks_mut(2 * width).zip(case.input.chunks(width)) {
+        to[..width].copy_from_slice(from);
+    }
+    let level = Level {
+        channels: image.chunks(2 * voxels).collect(),
+        offset: [0; 3],
+        first: 0,
+        tiles: vec![[0, 0]],
+        finished: 0..depth,
+    };
+    let across = 2 * width - width / 2;
+    for is_air in [true, false] {
+        let mut sums = Sums::new(&mut executor, &form).unwrap();
+        sums.queue(&mut executor, &level).unwrap();
+        while let Some(waited) = sums.wait_for_some() {
+            waited.unwrap();
+        }
+        let mut slice = vec![f32::NAN; classes * height * across];
+        for z in 0..depth {
+            let finite = sums.read(0, z, Logits::Single(&mut slice)).unwrap();
+            assert_eq!(finite, is_air);
+            for (index, &found) in slice.iter().enumerate() {
+                let (class, x) = (index / across / height, index % across + width / 2);
+                let y = index / across % height;
+                if x < width {
+                    let place = ((class * depth + z) * height + y) * width + x;
+                    assert!((found - case.logits[place]).abs() < 1e-4);
+                } else if is_air {
+                    assert_eq!(found, background[class]);
+                } else {
+                    assert!(found.is_nan());
+                }
+            }
+        }
+        form.background = None;
+    }
+    // Room of another type or size is refused.
+    let mut sums = Sums::new(&mut executor, &form).unwrap();
+    sums.queue(&mut executor, &level).unwrap();
+    let mut short = vec![0.0; 3];
+    assert!(sums.read(0, 0, Logits::Single(&mut short)).is_err());
+    let mut halves = vec![half::f16::ZERO; classes * height * across];
+    assert!(sums.read(0, 0, Logits::Half(&mut halves)).is_err());
 }
