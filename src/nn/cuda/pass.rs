@@ -63,7 +63,7 @@ pub(super) struct Pass {
     pub broken: Buffer,
     /// Per network, for the source that they were recorded with.
     recorded: Vec<Recorded>,
-    recorded_source: Address,
+    recorded_source: [Address; 2],
 }
 
 impl Pass {
@@ -148,7 +148,7 @@ impl Pass {
             table,
             broken,
             recorded: Vec::new(),
-            recorded_source: 0,
+            recorded_source: [0; 2],
         })
     }
 
@@ -176,9 +176,10 @@ impl Pass {
         index: usize,
         source: &Source,
     ) -> Result<(), Error> {
-        if self.recorded_source != source.image.address() {
+        let from = [&source.image, &source.level].map(Buffer::address);
+        if self.recorded_source != from {
             self.recorded.clear();
-            self.recorded_source = source.image.address();
+            self.recorded_source = from;
         }
         while self.recorded.len() <= index {
             self.recorded.push(Recorded::Not);

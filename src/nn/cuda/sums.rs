@@ -324,13 +324,6 @@ impl Sums {
         Ok(broken == [0])
     }
 
-    /// Bytes they hold on the GPU.
-    pub fn bytes(&self) -> usize {
-        let rings = self.rings.iter();
-        let rings = rings.map(|it| it.sums.bytes() + it.weights.bytes() + it.broken.bytes());
-        self.source.image.bytes() + rings.sum::<usize>()
-    }
-
     /// Makes slices of the padded image zeros, which follow one another and were not in use.
     fn clear(&mut self, slices: Range<usize>) -> Result<(), Error> {
         let plane = self.region[0].len() * self.region[1].len();
