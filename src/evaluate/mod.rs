@@ -1,6 +1,6 @@
 //! Scoring a set of predictions against references.
 //!
-//! 1. [`pairing`] matches files by name and reports what has no partner; [`pair_list`] reads written pairs.
+//! 1. [`pairing`] matches files by name and reports what has no partner.
 //! 2. [`align`] decides from the grids whether a pair can be compared voxel by voxel.
 //! 3. [`case`] scores a pair: one pass counts, surfaces follow inside each label's
 //!    box, and single lesions ([`lesions`]), tubes ([`tubes`]) and intensities ([`intensity`]) where they
@@ -26,7 +26,6 @@ pub mod lesions;
 pub mod markdown;
 pub mod measure;
 pub mod nnunet_summary;
-pub mod pair_list;
 pub mod pairing;
 pub mod results;
 pub mod statistics;

@@ -1,4 +1,4 @@
-//! Files in and out: NIfTI, NRRD, MetaImage, pictures, atomic writing, memory limits, label tables, batches.
+//! Files in and out: NIfTI, NRRD, MetaImage, pictures, atomic writing, memory limits, label tables, batches, lists.
 //!
 //! Four rules hold for everything in here:
 //!
@@ -15,6 +15,7 @@
 pub mod atomic;
 pub mod batch;
 mod declared;
+mod delimited;
 mod error;
 pub mod labels;
 pub mod limits;
@@ -22,6 +23,7 @@ mod metaimage;
 pub mod nifti;
 mod nrrd;
 mod output;
+pub mod pair_list;
 pub mod picture;
 mod stream;
 

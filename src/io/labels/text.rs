@@ -1,6 +1,7 @@
 //! Line formats: ITK-SNAP, 3D Slicer `.ctbl` and CSV, BIDS TSV.
 
 use super::{Builder, Format, number};
+use crate::io::delimited::fields;
 use crate::io::error::{Error, Result};
 use crate::volume::LabelTable;
 use std::fmt::Write;
@@ -123,28 +124,6 @@ fn hex_rgb(text: &str) -> Option<[u8; 3]> {
     let value = u32::from_str_radix(digits, 16).ok()?;
     let [_, red, green, blue] = value.to_be_bytes();
     Some([red, green, blue])
-}
-
-/// Splits a line; fields may be quoted, with `""` for a quote inside.
-fn fields(line: &str, separator: char) -> Vec<String> {
-    let mut fields = vec![];
-    let mut field = String::new();
-    let mut quoted = false;
-    let mut characters = line.chars().peekable();
-    while let Some(character) = characters.next() {
-        match character {
-            '"' if quoted && characters.peek() == Some(&'"') => {
-                characters.next();
-                field.push('"');
-            }
-            '"' if quoted => quoted = false,
-            '"' if field.is_empty() => quoted = true,
-            _ if character == separator && !quoted => fields.push(std::mem::take(&mut field)),
-            _ => field.push(character),
-        }
-    }
-    fields.push(field);
-    fields
 }
 
 pub(super) fn format(table: &LabelTable, format: Format) -> String {

@@ -5,11 +5,11 @@ use super::segmenter::Segmenter;
 use crate::context::{Context, print_text};
 use crate::outcome::{Outcome, Usage};
 use anyhow::Context as _;
-use medseg::evaluate::pair_list::{ListedPair, parse_list};
 use medseg::evaluate::pairing::{Pairing, pair};
 use medseg::evaluate::results::{Failure, FailureKind};
 use medseg::io::batch::{Case, case_name, find_cases};
 use medseg::io::display_name;
+use medseg::io::pair_list::{ListedPair, parse_list};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

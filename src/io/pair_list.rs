@@ -1,5 +1,6 @@
 //! Lists of pairs, as CSV or JSON, for files that no common name brings together.
 
+use super::delimited::fields;
 use serde::Deserialize;
 
 /// One line of a list. Paths are as written.
@@ -86,7 +87,7 @@ fn parse_csv(text: &str) -> Result<Vec<ListedPair>, ListError> {
         .unwrap_or(',');
     let columns: Vec<String> = fields(head, separator)
         .iter()
-        .map(|name| match name.to_ascii_lowercase().as_str() {
+        .map(|name| match name.trim().to_ascii_lowercase().as_str() {
             "pred" => "prediction".to_owned(),
             "ref" => "reference".to_owned(),
             other => other.to_owned(),
@@ -111,8 +112,8 @@ fn parse_csv(text: &str) -> Result<Vec<ListedPair>, ListError> {
                     expected: columns.len(),
                 });
             }
-            let value = |name: &str| place(name).and_then(|at| values.get(at)).cloned();
-            let optional = |name| value(name).filter(|text: &String| !text.is_empty());
+            let value = |name: &str| Some(values.get(place(name)?)?.trim().to_owned());
+            let optional = |name| value(name).filter(|text| !text.is_empty());
             let needed = |column: &'static str| {
                 optional(column).ok_or(ListError::Empty {
                     line: line_number,
@@ -131,29 +132,6 @@ fn parse_csv(text: &str) -> Result<Vec<ListedPair>, ListError> {
             })
         })
         .collect()
-}
-
-/// The fields of one line without blanks around them; two quotes in a quoted field are one.
-fn fields(line: &str, separator: char) -> Vec<String> {
-    let mut fields = Vec::new();
-    let mut field = String::new();
-    let mut quoted = false;
-    let mut characters = line.chars().peekable();
-    while let Some(character) = characters.next() {
-        match character {
-            '"' if quoted && characters.peek() == Some(&'"') => {
-                characters.next();
-                field.push('"');
-            }
-            '"' => quoted = !quoted,
-            other if other == separator && !quoted => {
-                fields.push(std::mem::take(&mut field).trim().to_owned());
-            }
-            other => field.push(other),
-        }
-    }
-    fields.push(field.trim().to_owned());
-    fields
 }
 
 #[cfg(test)]
