@@ -1,4 +1,4 @@
-//! On the GPU of this machine, with its own driver and cuDNN.
+//! On the GPU of this machine, with its own driver and cuDNN. One test at a time: one of them takes nearly all memory.
 
 use crate::networks::check_logits;
 use medseg::io::{Limits, nifti};
@@ -7,10 +7,18 @@ use medseg::volume::LabelTable;
 use std::ffi::{CStr, c_void};
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// The GPU for one test.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 #[test]
 #[ignore = "needs an NVIDIA GPU and cuDNN 9"]
 fn real_logits_agree_with_pytorch_in_every_arithmetic() {
+    let _turn = turn();
     let gpu = Gpu::first().unwrap();
     println!("{} {}", gpu.label(), gpu.versions());
     assert!(
@@ -42,6 +50,7 @@ fn succeed(folder: &Path, arguments: &str) {
 #[test]
 #[ignore = "needs an NVIDIA GPU and cuDNN 9"]
 fn real_label_maps_are_those_of_the_processor() {
+    let _turn = turn();
     let here = tempfile::tempdir().unwrap();
     let here = here.path();
     succeed(here, "phantom -o ct.nii --size 120,110,90 --spacing 3,3,3");
@@ -77,6 +86,7 @@ fn real_label_maps_are_those_of_the_processor() {
 #[test]
 #[ignore = "needs an NVIDIA GPU and cuDNN 9"]
 fn real_gpus_together_give_the_bytes_of_one() {
+    let _turn = turn();
     let here = tempfile::tempdir().unwrap();
     let here = here.path();
     for seed in 1..9 {
@@ -106,8 +116,21 @@ fn real_gpus_together_give_the_bytes_of_one() {
     }
 }
 
-/// Takes all memory of GPU 0 but so many bytes, for as long as this process lives, and returns what it took.
-fn take_all_but(bytes: usize) -> usize {
+/// Memory of GPU 0 that nobody else gets.
+struct Taken {
+    bytes: usize,
+    address: u64,
+    free: extern "C" fn(u64) -> i32,
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        (self.free)(self.address);
+    }
+}
+
+/// Takes all memory of GPU 0 but so many bytes.
+fn take_all_but(bytes: usize) -> Taken {
     // SAFETY: the library is NVIDIA's driver; see `function`.
     let library = unsafe { libc::dlopen(c"libcuda.so.1".as_ptr(), libc::RTLD_NOW) };
     assert!(!library.is_null());
@@ -129,24 +152,30 @@ fn take_all_but(bytes: usize) -> usize {
             std::mem::transmute(function(c"cuMemGetInfo_v2"));
         let allocate: extern "C" fn(*mut u64, usize) -> i32 =
             std::mem::transmute(function(c"cuMemAlloc_v2"));
+        let give_back: extern "C" fn(u64) -> i32 = std::mem::transmute(function(c"cuMemFree_v2"));
         assert_eq!(init(0), 0);
         assert_eq!(retain(&raw mut context, 0), 0);
         assert_eq!(enter(context), 0);
         assert_eq!(info(&raw mut free, &raw mut total), 0);
         let taken = free.saturating_sub(bytes);
         assert_eq!(allocate(&raw mut address, taken), 0);
-        taken
+        Taken {
+            bytes: taken,
+            address,
+            free: give_back,
+        }
     }
 }
 
 #[test]
 #[ignore = "needs an NVIDIA GPU and cuDNN 9"]
 fn real_memory_that_is_nearly_all_taken_loses_no_case() {
+    let _turn = turn();
     let here = tempfile::tempdir().unwrap();
     let here = here.path();
     succeed(here, "phantom -o ct.nii --size 64,64,48 --spacing 5,5,5");
     let taken = take_all_but(2 << 30);
-    println!("{} GiB taken", taken >> 30);
+    println!("{} GiB taken", taken.bytes >> 30);
     for precision in ["fp32", "fp16"] {
         succeed(
             here,

@@ -158,12 +158,7 @@ fn open(numbers: &[usize]) -> Vec<Result<Gpu, cuda::Error>> {
 
 /// Every GPU that can be used, at least one; warns of the others.
 fn all(cx: &Context) -> Result<Vec<Gpu>, cuda::Error> {
-    // No machine has a GPU of this number; the refusal says how many there are.
-    let count = match Gpu::open(usize::MAX) {
-        Err(cuda::Error::NoSuchDevice { found, .. }) => found,
-        other => return other.map(|gpu| vec![gpu]),
-    };
-    let numbers: Vec<usize> = (0..count).collect();
+    let numbers: Vec<usize> = (0..Gpu::count()?).collect();
     let (mut gpus, mut problems) = (Vec::new(), Vec::new());
     for opened in open(&numbers) {
         match opened {

@@ -155,6 +155,15 @@ impl Gpu {
         Ok(Self(Arc::new(start().map_err(|error| label(&error))?)))
     }
 
+    /// How many devices there are, whether they can be used or not.
+    ///
+    /// # Errors
+    ///
+    /// There is no driver.
+    pub fn count() -> Result<usize, Error> {
+        Driver::get()?.count()
+    }
+
     /// Starts using the first device that can be used.
     ///
     /// Cost: less than a millisecond on a machine without a driver.
@@ -163,7 +172,7 @@ impl Gpu {
     ///
     /// There is none; why the first cannot be used, where there are some.
     pub fn first() -> Result<Self, Error> {
-        let count = Driver::get()?.count()?;
+        let count = Self::count()?;
         let mut problem = None;
         for number in 0..count {
             match Self::open(number) {
