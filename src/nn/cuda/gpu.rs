@@ -63,6 +63,44 @@ pub(super) enum Argument {
     Double(f64),
 }
 
+impl From<Address> for Argument {
+    fn from(address: Address) -> Self {
+        Self::Address(address)
+    }
+}
+
+impl From<usize> for Argument {
+    fn from(count: usize) -> Self {
+        Self::Count(count)
+    }
+}
+
+impl From<bool> for Argument {
+    fn from(flag: bool) -> Self {
+        Self::Count(usize::from(flag))
+    }
+}
+
+impl From<f32> for Argument {
+    fn from(number: f32) -> Self {
+        Self::Single(number)
+    }
+}
+
+impl From<f64> for Argument {
+    fn from(number: f64) -> Self {
+        Self::Double(number)
+    }
+}
+
+/// What a kernel is given, in its order; the launch checks the types against the kernel's text.
+macro_rules! arguments {
+    ($($argument:expr),* $(,)?) => {
+        &[$($crate::nn::cuda::gpu::Argument::from($argument)),*]
+    };
+}
+pub(super) use arguments;
+
 impl Argument {
     fn kind(self) -> Kind {
         match self {

@@ -3,7 +3,7 @@
 use super::dnn::{Convolution, Shape};
 use super::driver::Address;
 use super::error::Error;
-use super::gpu::Argument;
+use super::gpu::{Argument, arguments};
 use super::layout::{Layout, lanes};
 use super::memory::Buffer;
 use super::network::{End, Network, Step};
@@ -232,8 +232,8 @@ impl Pass {
     }
 
     /// Where the flips of a chunk of passes are.
-    fn flips(&self, chunk: usize) -> Argument {
-        Argument::Address(self.flips.address() + (4 * chunk * self.batch.passes) as Address)
+    fn flips(&self, chunk: usize) -> Address {
+        self.flips.address() + (4 * chunk * self.batch.passes) as Address
     }
 
     /// Threads for so many numbers, which kernels take in packs of 16 bytes where shapes allow it.
@@ -242,8 +242,8 @@ impl Pass {
     }
 
     /// Where it is noted that step `index` gives numbers that are not finite.
-    fn flag(&self, index: usize) -> Argument {
-        Argument::Address(self.broken.address() + 4 * (1 + index) as Address)
+    fn flag(&self, index: usize) -> Address {
+        self.broken.address() + 4 * (1 + index) as Address
     }
 
     /// Cuts the tiles out, mirrored.
@@ -255,19 +255,19 @@ impl Pass {
             network,
             "gather",
             items * channels * depth * height * width,
-            &[
-                Argument::Address(source.image.address()),
-                Argument::Address(image),
+            arguments![
+                source.image.address(),
+                image,
                 self.flips(chunk),
-                Argument::Address(source.level.address()),
-                Argument::Address(self.broken.address()),
-                Argument::Count(self.batch.passes),
-                Argument::Count(items),
-                Argument::Count(channels),
-                Argument::Count(depth),
-                Argument::Count(height),
-                Argument::Count(width),
-                Argument::Count(usize::from(network.last)),
+                source.level.address(),
+                self.broken.address(),
+                self.batch.passes,
+                items,
+                channels,
+                depth,
+                height,
+                width,
+                network.last,
             ],
         )
     }
@@ -307,18 +307,18 @@ impl Pass {
             network,
             "average",
             items * value.channels * depth * height * width,
-            &[
-                Argument::Address(self.value(pool.from)),
-                Argument::Address(self.value(pool.to)),
-                Argument::Count(items),
-                Argument::Count(value.channels),
-                Argument::Count(depth),
-                Argument::Count(height),
-                Argument::Count(width),
-                Argument::Count(fz),
-                Argument::Count(fy),
-                Argument::Count(fx),
-                Argument::Count(usize::from(network.last)),
+            arguments![
+                self.value(pool.from),
+                self.value(pool.to),
+                items,
+                value.channels,
+                depth,
+                height,
+                width,
+                fz,
+                fy,
+                fx,
+                network.last,
             ],
         )
     }
@@ -358,7 +358,7 @@ impl Pass {
         beta: &Buffer,
     ) -> Result<(), Error> {
         let step = &network.steps[index];
-        let last = Argument::Count(usize::from(network.last));
+        let last = network.last;
         let kind = &network.values[value];
         let (items, channels) = (self.layout.items, kind.channels);
         let voxels: usize = self.layout.grids[kind.level].iter().product();
@@ -368,26 +368,21 @@ impl Pass {
             network,
             "moments",
             Self::threads(network, rows * length),
-            &[
-                Argument::Address(self.value(value)),
-                Argument::Address(self.moments[0].address()),
-                Argument::Count(items),
-                Argument::Count(channels),
-                Argument::Count(voxels),
-                Argument::Count(length),
+            arguments![
+                self.value(value),
+                self.moments[0].address(),
+                items,
+                channels,
+                voxels,
+                length,
                 last,
             ],
         )?;
         let [mut sums, mut shorter_sums] = [&self.moments[0], &self.moments[1]];
         while length > 32 {
             let shorter = length.div_ceil(32);
-            let arguments = [
-                Argument::Address(sums.address()),
-                Argument::Address(shorter_sums.address()),
-                Argument::Count(2 * rows),
-                Argument::Count(length),
-            ];
-            self.launch_plain(network, "fold", 2 * rows * shorter, &arguments)?;
+            let arguments = arguments![sums.address(), shorter_sums.address(), 2 * rows, length,];
+            self.launch_plain(network, "fold", 2 * rows * shorter, arguments)?;
             std::mem::swap(&mut sums, &mut shorter_sums);
             length = shorter;
         }
@@ -395,17 +390,17 @@ impl Pass {
             network,
             "factors",
             rows,
-            &[
-                Argument::Address(sums.address()),
-                Argument::Address(gamma.address()),
-                Argument::Address(beta.address()),
-                Argument::Address(self.table.address()),
+            arguments![
+                sums.address(),
+                gamma.address(),
+                beta.address(),
+                self.table.address(),
                 self.flag(index),
-                Argument::Count(items),
-                Argument::Count(channels),
-                Argument::Count(length),
-                Argument::Count(voxels),
-                Argument::Double(network.epsilon),
+                items,
+                channels,
+                length,
+                voxels,
+                network.epsilon,
             ],
         )?;
         let slope = if step.after.is_some() {
@@ -418,17 +413,17 @@ impl Pass {
             network,
             "normalise",
             Self::threads(network, rows * voxels),
-            &[
-                Argument::Address(self.value(value)),
-                Argument::Address(self.table.address()),
-                Argument::Single(slope),
-                Argument::Address(step.after.map_or(0, |added| self.value(added))),
-                Argument::Address(copy),
-                Argument::Count(wide),
-                Argument::Count(first),
-                Argument::Count(items),
-                Argument::Count(channels),
-                Argument::Count(voxels),
+            arguments![
+                self.value(value),
+                self.table.address(),
+                slope,
+                step.after.map_or(0, |added| self.value(added)),
+                copy,
+                wide,
+                first,
+                items,
+                channels,
+                voxels,
                 last,
             ],
         )
@@ -445,16 +440,16 @@ impl Pass {
             network,
             "biased",
             Self::threads(network, items * channels * voxels),
-            &[
-                Argument::Address(self.value(value)),
-                Argument::Address(bias.address()),
-                Argument::Address(to),
-                Argument::Count(wide),
-                Argument::Count(first),
-                Argument::Count(items),
-                Argument::Count(channels),
-                Argument::Count(voxels),
-                Argument::Count(usize::from(network.last)),
+            arguments![
+                self.value(value),
+                bias.address(),
+                to,
+                wide,
+                first,
+                items,
+                channels,
+                voxels,
+                network.last,
             ],
         )
     }
@@ -473,23 +468,23 @@ impl Pass {
             network,
             "head",
             windows * depth * height * width,
-            &[
-                Argument::Address(self.source(step, index)),
-                Argument::Address(step.weights.address()),
-                Argument::Address(bias.address()),
-                Argument::Address(self.logits.address()),
+            arguments![
+                self.source(step, index),
+                step.weights.address(),
+                bias.address(),
+                self.logits.address(),
                 self.flips(chunk),
                 self.flag(index),
-                Argument::Count(windows),
-                Argument::Count(passes),
-                Argument::Count(step.channels[0]),
-                Argument::Count(step.channels[1]),
-                Argument::Count(depth),
-                Argument::Count(height),
-                Argument::Count(width),
-                Argument::Count(usize::from(chunk > 0)),
-                Argument::Single(divisor as f32),
-                Argument::Count(usize::from(network.last)),
+                windows,
+                passes,
+                step.channels[0],
+                step.channels[1],
+                depth,
+                height,
+                width,
+                chunk > 0,
+                divisor as f32,
+                network.last,
             ],
         )
     }

@@ -10,7 +10,7 @@
 use super::driver::Address;
 use super::error::Error;
 use super::executor::Executor;
-use super::gpu::{Argument, Gpu};
+use super::gpu::{Argument, Gpu, arguments};
 use super::memory::Buffer;
 use super::pass::Source;
 use super::queue::Mark;
@@ -356,29 +356,26 @@ impl Sums {
         self.launch(
             "weigh",
             voxels,
-            &[
-                Argument::Address(logits.address() + first as Address),
-                Argument::Address(self.importance.address()),
-                Argument::Address(ring.sums.address()),
-                Argument::Address(ring.weights.address()),
-                Argument::Address(self.source.level.address()),
-                Argument::Count(window),
-                Argument::Count(self.classes),
-                Argument::Count(depth),
-                Argument::Count(height),
-                Argument::Count(width),
+            arguments![
+                logits.address() + first as Address,
+                self.importance.address(),
+                ring.sums.address(),
+                ring.weights.address(),
+                self.source.level.address(),
+                window,
+                self.classes,
+                depth,
+                height,
+                width,
             ],
         )
     }
 
     /// Goes on to the next tiles.
     fn advance(&self, windows: usize) -> Result<(), Error> {
-        let level = Argument::Address(self.source.level.address());
+        let level = self.source.level.address();
         // SAFETY: the table is as long as the tiles that it counts.
-        unsafe {
-            self.gpu
-                .launch("next_tiles", 1, &[level, Argument::Count(windows)])
-        }
+        unsafe { self.gpu.launch("next_tiles", 1, arguments![level, windows]) }
     }
 
     /// Makes logits of the sums in slices that are finished.
@@ -389,16 +386,16 @@ impl Sums {
         self.launch(
             "divide",
             slices.len() * plane,
-            &[
-                Argument::Address(ring.sums.address()),
-                Argument::Address(ring.weights.address()),
-                Argument::Address(background.map_or(0, Buffer::address)),
-                Argument::Address(ring.broken.address()),
-                Argument::Count(slices.start % self.slots),
-                Argument::Count(slices.len()),
-                Argument::Count(self.slots),
-                Argument::Count(self.classes),
-                Argument::Count(plane),
+            arguments![
+                ring.sums.address(),
+                ring.weights.address(),
+                background.map_or(0, Buffer::address),
+                ring.broken.address(),
+                slices.start % self.slots,
+                slices.len(),
+                self.slots,
+                self.classes,
+                plane,
             ],
         )
     }
